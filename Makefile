@@ -1,0 +1,66 @@
+# The commands that people type; CI types the same ones. Each works as the very first on a fresh machine.
+
+PYTHON ?= python3
+PROMPT ?= Once upon a time
+
+BIN := .venv/bin
+STAMP := .venv/.setup-done
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
+
+# The prompt reaches the shell unexpanded, through the environment: quotes and dollar signs in it are only text.
+unexport PROMPT
+demo: export DEMO_PROMPT := $(value PROMPT)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench clean
+
+help: ## list these commands
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+setup: $(STAMP) ## make .venv and install the pinned versions into it (again only when they change)
+
+demo: $(STAMP) ## print text from the bundled model: make demo PROMPT="Once upon a time"
+	@$(BIN)/tolbooth generate --prompt="$$DEMO_PROMPT"
+
+test: $(STAMP) ## run all tests
+	$(BIN)/pytest
+
+check: $(STAMP) ## lint, format, types, import law
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP) ## run every script in benchmarks/
+	@for script in benchmarks/*.py; do \
+		[ -e "$$script" ] || { echo "benchmarks/ holds no scripts yet"; break; }; \
+		echo "== $$script"; \
+		$(BIN)/python "$$script" || exit; \
+	done
+
+clean: ## remove build outputs and the tools' caches; .venv stays
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name .venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+# torch goes first because the pin alone decides which build is taken, before any other package asks for a range of it.
+# hatchling goes first so that the build uses the pinned one (no isolation: an isolated build ignores constraints).
+$(STAMP): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null || { \
+		echo "error: there is no $(PYTHON) here; install Python 3.11 or newer, or name one: make setup PYTHON=python3.11" >&2; \
+		exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: $(PYTHON) is $$("$(PYTHON)" --version 2>&1); Tolbooth needs 3.11 or newer," \
+			"name one: make setup PYTHON=python3.11" >&2; \
+		exit 2; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "error: $(PYTHON) cannot make virtual environments; install its venv module" \
+			"(Debian and Ubuntu: apt-get install python3-venv)" >&2; \
+		exit 2; }
+	@echo "setup: making .venv with $$("$(PYTHON)" --version)"
+	@"$(PYTHON)" -m venv .venv
+	@echo "setup: installing torch (the largest download) and the build backend"
+	@$(PIP) torch hatchling
+	@echo "setup: installing tolbooth, its libraries and its tools"
+	@$(PIP) --no-build-isolation --editable '.[dev,analysis,interop]'
+	@touch $(STAMP)
+	@echo "setup: done"

@@ -1,0 +1,21 @@
+"""Exceptions of `models`; the root of the tree is drawn in `paging/errors.py`.
+
+TolboothError
+├── ConfigError               a model's or a run's configuration is not valid
+├── CheckpointError           a checkpoint directory cannot be read or written
+└── CorpusError               training or evaluation text cannot be used
+"""
+
+from paging.errors import TolboothError
+
+
+class ConfigError(TolboothError):
+    """A configuration has an unknown key, a wrong type or values that do not fit together."""
+
+
+class CheckpointError(TolboothError):
+    """A checkpoint directory is missing something, or holds what it should not."""
+
+
+class CorpusError(TolboothError):
+    """Text or token shards are missing, empty or do not fit the model's vocabulary."""

@@ -1,0 +1,119 @@
+"""How well a model predicts a text: perplexity and bits per byte.
+
+Knows windows and sums of losses. Where the memory's rows come from is the caller's choice (`models/rows.py`).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer
+
+from models.attention import PackedContext
+from models.errors import CorpusError
+from models.loss import next_token_loss
+from models.rows import RowSource
+from models.text import split_documents
+from models.tokenizer import encode_batch, end_of_text_id
+from models.transformer import Transformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationText:
+    """A text as token ids, with what is needed to count bits per byte."""
+
+    ids: Sequence[int]
+    """Every document behind an end-of-text id, and one more at the very end: all but the first are predicted."""
+    num_bytes: int
+    """UTF-8 bytes of the documents, separators left out."""
+
+    @classmethod
+    def from_text(cls, text: str, tokenizer: Tokenizer) -> "EvaluationText":
+        """Tokenize a text whose documents are separated as `models/text.py` says; no document raises `CorpusError`."""
+        documents = split_documents(text)
+        if not documents:
+            raise CorpusError("the text has no documents; give one that says something")
+        end = end_of_text_id(tokenizer)
+        ids = [end]
+        for document_ids in encode_batch(tokenizer, documents):
+            ids += [*document_ids, end]
+        return cls(ids=ids, num_bytes=sum(len(document.encode()) for document in documents))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What `evaluate` measured."""
+
+    tokens: int
+    """Tokens predicted."""
+    bytes: int
+    """UTF-8 bytes that they stand for."""
+    cross_entropy: float
+    """Nats per token."""
+
+    @property
+    def perplexity(self) -> float:
+        """Exponential of the cross entropy; compares models of one vocabulary only."""
+        return math.exp(self.cross_entropy)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits for each byte of the text; compares models of any vocabulary."""
+        return self.cross_entropy * self.tokens / (self.bytes * math.log(2))
+
+
+@dataclass(frozen=True)
+class Window:
+    """Tokens [start, stop) go in; the predictions from position `first_scored` on count."""
+
+    start: int
+    first_scored: int
+    stop: int
+
+
+def windows(num_predictions: int, context_length: int) -> list[Window]:
+    """Cover predictions [0, num_predictions) once each; after the first window, each has half a context before it."""
+    half = max(1, context_length // 2)
+    found = [Window(0, 0, min(context_length, num_predictions))]
+    while found[-1].stop < num_predictions:
+        stop = min(found[-1].stop + half, num_predictions)
+        found.append(Window(stop - min(context_length, stop), found[-1].stop, stop))
+    return found
+
+
+@torch.inference_mode()
+def evaluate(
+    model: Transformer,
+    rows: RowSource | None,
+    text: EvaluationText,
+    *,
+    context_length: int | None = None,
+    windows_per_batch: int = 8,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measure how well `model` predicts `text`, in windows that overlap by half of `context_length`.
+
+    rows: the memory of a kind that has one. context_length: the model's own where None. `on_progress` is told
+    (tokens done, tokens in all).
+    """
+    length = min(context_length or model.config.max_position_embeddings, model.config.max_position_embeddings)
+    device = model.head_weight.device
+    ids = torch.tensor(text.ids, dtype=torch.int64)
+    num_predictions = len(ids) - 1
+    todo = windows(num_predictions, length)
+    total = 0.0
+    for index in range(0, len(todo), windows_per_batch):
+        batch = todo[index : index + windows_per_batch]
+        inputs_N = torch.cat([ids[window.start : window.stop] for window in batch]).to(device)
+        positions_N = torch.cat([torch.arange(window.stop - window.start) for window in batch]).to(device)
+        scored = torch.cat([torch.arange(w.start, w.stop) >= w.first_scored for w in batch]).to(device)
+        targets_N = torch.cat([ids[window.start + 1 : window.stop + 1] for window in batch]).to(device)
+        context = PackedContext([window.stop - window.start for window in batch])
+        fetched = None if rows is None else rows.fetch(inputs_N)
+        hidden_Nd = model(inputs_N, positions_N, context, fetched)[scored]
+        losses = next_token_loss(hidden_Nd, model.head_weight, targets_N[scored])
+        total += float(losses.cross_entropy) * len(hidden_Nd)
+        if on_progress:
+            on_progress(batch[-1].stop, num_predictions)
+    return Evaluation(tokens=num_predictions, bytes=text.num_bytes, cross_entropy=total / num_predictions)

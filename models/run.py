@@ -1,0 +1,211 @@
+"""A training run's directory: checkpoints that survive a kill, metrics, and the finished model.
+
+| entry                         | holds                                                                             |
+|-------------------------------|-----------------------------------------------------------------------------------|
+| `run.json`                    | the model's sizes and the recipe; a run goes on only under the ones it began with   |
+| `metrics.jsonl`               | one line per optimizer step, one per validation                                     |
+| `checkpoints/step-00000100/`  | a whole checkpoint in float32, and the optimizer's state; the newest two are kept   |
+| `model/`                      | the finished model, in 16 bits, with the corpus's token counts                      |
+
+Knows files. The arithmetic is `models/training.py`'s.
+"""
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from models.checkpoint import load_model, save_checkpoint
+from models.errors import CheckpointError, ConfigError
+from models.evaluation import Evaluation
+from models.training import StepResult, Trainer
+
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+TRAINER_FILE = "trainer.safetensors"
+MODEL_DIRECTORY = "model"
+KEPT_CHECKPOINTS = 2
+
+_CHECKPOINT_NAME = re.compile(r"step-(\d{8})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cadence:
+    """How often, in optimizer steps, a run looks up from its work."""
+
+    checkpoint_steps: int = 500
+    """Steps between checkpoints; there is one at the end in any case."""
+    validation_steps: int = 500
+    """Steps between validations; there is one at the end in any case."""
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_steps < 1 or self.validation_steps < 1:
+            raise ConfigError("checkpoint_steps and validation_steps must be at least 1")
+
+
+class TrainingRun:
+    """A trainer and the directory that its work goes to."""
+
+    def __init__(self, directory: Path, trainer: Trainer, *, tokenizer: Tokenizer | None) -> None:
+        self.directory = directory
+        self.trainer = trainer
+        self.tokenizer = tokenizer
+
+    @property
+    def model_directory(self) -> Path:
+        """Where the finished model goes."""
+        return self.directory / MODEL_DIRECTORY
+
+    def start(self) -> None:
+        """Claim the directory for a new run; `CheckpointError` where a run is there already."""
+        if (self.directory / RUN_FILE).exists():
+            raise CheckpointError(f"{self.directory} holds a run already; resume it, or name another directory")
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            partial = self.directory / f"{RUN_FILE}.partial"
+            partial.write_text(json.dumps(self._description(), indent=2) + "\n", encoding="utf-8")
+            partial.replace(self.directory / RUN_FILE)
+        except OSError as error:
+            raise CheckpointError(f"cannot write to {self.directory}: {error}") from error
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, from the start where there is none yet.
+
+        Raises `CheckpointError` where there is no run, `ConfigError` where it has another model or recipe.
+        """
+        try:
+            stored = json.loads((self.directory / RUN_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"no run to resume at {self.directory}: {error}") from error
+        for part, values in self._description().items():
+            there = stored.get(part, {}) if isinstance(stored, dict) else {}
+            if changed := sorted(name for name in values if there.get(name) != values[name]):
+                differences = ", ".join(f"{name} {there.get(name)!r} -> {values[name]!r}" for name in changed)
+                raise ConfigError(f"the run at {self.directory} has another {part} ({differences}); start a new run")
+        steps = self._checkpoints()
+        self._restore(steps[-1] if steps else 0)
+        self._cut_metrics()
+
+    def train(
+        self,
+        cadence: Cadence,
+        *,
+        validate: Callable[[], Evaluation] | None = None,
+        on_step: Callable[[StepResult], None] | None = None,
+        on_validation: Callable[[Evaluation], None] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Train to the end or until `should_stop`, and save either way; return whether the end was reached."""
+        trainer, saved_step = self.trainer, self.trainer.step_count
+        with (self.directory / METRICS_FILE).open("a", encoding="utf-8", buffering=1) as metrics:
+            while not trainer.is_done and not should_stop():
+                result = trainer.step()
+                metrics.write(json.dumps(result._asdict()) + "\n")
+                if on_step:
+                    on_step(result)
+                if validate and (trainer.is_done or trainer.step_count % cadence.validation_steps == 0):
+                    evaluation = validate()
+                    line = {
+                        "step": trainer.step_count,
+                        "validation_perplexity": evaluation.perplexity,
+                        "validation_bits_per_byte": evaluation.bits_per_byte,
+                    }
+                    metrics.write(json.dumps(line) + "\n")
+                    if on_validation:
+                        on_validation(evaluation)
+                if trainer.step_count % cadence.checkpoint_steps == 0:
+                    self._save()
+                    saved_step = trainer.step_count
+        if saved_step != trainer.step_count:
+            self._save()
+        return trainer.is_done
+
+    def finish(self, token_counts_V: Tensor) -> None:
+        """Write the finished model, with the corpus's token counts (int64 [V]) for seeding a row cache."""
+
+        def write_counts(directory: Path) -> None:
+            save_file({"token_counts": token_counts_V}, directory / "token_counts.safetensors")
+
+        save_checkpoint(
+            self.trainer.model,
+            self.model_directory,
+            dtype=torch.bfloat16,
+            tokenizer=self.tokenizer,
+            replace=True,
+            write_more=write_counts,
+        )
+
+    def _description(self) -> dict[str, dict[str, Any]]:
+        return {
+            "model": json.loads(self.trainer.model.config.to_json()),
+            "recipe": dataclasses.asdict(self.trainer.config),
+        }
+
+    def _checkpoint(self, step: int) -> Path:
+        return self.directory / "checkpoints" / f"step-{step:08d}"
+
+    def _checkpoints(self) -> list[int]:
+        """Return the steps that have a checkpoint, ascending; unfinished ones go by another name."""
+        parent = self.directory / "checkpoints"
+        entries = parent.iterdir() if parent.is_dir() else ()
+        return sorted(int(match[1]) for entry in entries if (match := _CHECKPOINT_NAME.fullmatch(entry.name)))
+
+    def _save(self) -> None:
+        trainer = self.trainer
+
+        def write_state(directory: Path) -> None:
+            # Copied to the host, since safetensors refuses tensors that share memory across devices.
+            state = {name: value.detach().cpu().contiguous() for name, value in trainer.optimizer_state().items()}
+            save_file(state, directory / TRAINER_FILE, metadata={"step": str(trainer.step_count)})
+
+        save_checkpoint(
+            trainer.model,
+            self._checkpoint(trainer.step_count),
+            dtype=torch.float32,
+            tokenizer=self.tokenizer,
+            replace=True,
+            write_more=write_state,
+        )
+        for step in self._checkpoints()[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(self._checkpoint(step))
+
+    def _restore(self, step: int) -> None:
+        if step == 0:
+            return
+        directory = self._checkpoint(step)
+        loaded = load_model(directory, device=self.trainer.device)
+        with torch.no_grad():
+            for mine, theirs in zip(self.trainer.model.parameters(), loaded.parameters(), strict=True):
+                mine.copy_(theirs)
+        try:
+            with safe_open(directory / TRAINER_FILE, framework="pt") as file:
+                # Copied, since the optimizer writes to its state and the file must stay as it is.
+                state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 not a mapping
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"cannot read {directory / TRAINER_FILE}: {error}; remove {directory}") from error
+        self.trainer.restore(step, state)
+
+    def _cut_metrics(self) -> None:
+        """Drop lines of steps that were done after the checkpoint and will be done again."""
+        path = self.directory / METRICS_FILE
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                step = json.loads(line)["step"]
+            except (ValueError, KeyError):
+                continue  # a kill can cut the last line short
+            if step <= self.trainer.step_count:
+                kept.append(line + "\n")
+        path.write_text("".join(kept), encoding="utf-8")

@@ -1,0 +1,238 @@
+"""One training run's arithmetic: loss, gradients, optimizer, learning rate.
+
+Knows a model, batches and the recipe. Knows nothing of files (`models/run.py`) or of people (the command line).
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.attention import PackedContext
+from models.batches import Batches
+from models.errors import ConfigError
+from models.loss import Losses, next_token_loss
+from models.rows import ComputedRows
+from models.transformer import Transformer
+
+
+class OptimizerName(StrEnum):
+    """What turns gradients into updates."""
+
+    ADAMW = "adamw"  # the paper's
+    MUON = "muon"  # orthogonalised momentum for the layers' matrices, AdamW for the rest
+
+
+class Precision(StrEnum):
+    """The number format of matrix products; weights, norms, softmax and optimizer stay in float32."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The recipe; the defaults are the paper's (MemoryLLM, Table 3), whose batch size is not stated."""
+
+    max_tokens: int
+    """Tokens to train on; rounded up to whole steps."""
+    sequence_length: int = 2048
+    """Tokens per sequence."""
+    batch_size: int = 64
+    """Sequences per optimizer step."""
+    micro_batch_size: int = 8
+    """Sequences per forward pass: gradients are accumulated over `batch_size / micro_batch_size` of them."""
+    learning_rate: float = 1e-4
+    """The peak, reached after warm-up."""
+    min_learning_rate: float = 1e-5
+    """Where the cosine ends."""
+    warmup_steps: int = 5000
+    """Steps of linear warm-up."""
+    beta1: float = 0.9
+    """AdamW's first-moment decay."""
+    beta2: float = 0.95
+    """AdamW's second-moment decay."""
+    weight_decay: float = 0.1
+    """Decoupled decay of matrices; norms are not decayed."""
+    z_loss: float = 1e-6
+    """Weight of the squared log-partition."""
+    grad_clip: float = 1.0
+    """Largest norm of the whole gradient."""
+    optimizer: OptimizerName = OptimizerName.ADAMW
+    """What turns gradients into updates."""
+    precision: Precision = Precision.FP32
+    """The number format of matrix products."""
+    compile: bool = False
+    """Whether `torch.compile` fuses the loss function."""
+    seed: int = 0
+    """Seeds weights and the order of the data."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "sequence_length", "batch_size", "micro_batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.batch_size % self.micro_batch_size:
+            raise ConfigError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
+        if self.warmup_steps < 0 or not 0 < self.min_learning_rate <= self.learning_rate:
+            raise ConfigError("warmup_steps must be at least 0, and 0 < min_learning_rate <= learning_rate")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ConfigError("beta1 and beta2 must be in [0, 1)")
+        if self.weight_decay < 0 or self.z_loss < 0 or self.grad_clip <= 0:
+            raise ConfigError("weight_decay and z_loss must be at least 0, grad_clip above 0")
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.batch_size * self.sequence_length
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return -(-self.max_tokens // self.tokens_per_step)
+
+    def learning_rate_at(self, step: int) -> float:
+        """Return the rate of step `step`, from 0: linear warm-up to the peak, then a cosine to the minimum."""
+        warmup = min(self.warmup_steps, self.num_steps)
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        progress = (step - warmup) / max(1, self.num_steps - warmup - 1)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return self.min_learning_rate + (self.learning_rate - self.min_learning_rate) * cosine
+
+
+class StepResult(NamedTuple):
+    """What one optimizer step did."""
+
+    step: int
+    """Steps done, this one included."""
+    loss: float
+    """Cross entropy in nats per token, mean over the step."""
+    grad_norm: float
+    """Norm of the gradient before clipping."""
+    learning_rate: float
+    """The rate it was taken at."""
+
+
+class Trainer:
+    """A model in training: `step` after `step`, each a pure function of the state before it.
+
+    The whole state is the weights, `optimizer_state` and `step_count` (the data's position follows from it), so a run
+    that is stopped and restored on the same machine goes on with the same losses to the bit.
+    """
+
+    def __init__(self, model: Transformer, batches: Batches, config: TrainingConfig) -> None:
+        self.model = model
+        self.config = config
+        self.step_count = 0
+        self._batches = batches
+        self._optimizers = _build_optimizers(model, config)
+        self._loss = torch.compile(self._micro_batch_loss) if config.compile else self._micro_batch_loss
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the token budget is spent."""
+        return self.step_count >= self.config.num_steps
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.model.embed_tokens.weight.device
+
+    def step(self) -> StepResult:
+        """Take one optimizer step on the next `batch_size` sequences; a non-finite loss raises `ConfigError`."""
+        config = self.config
+        learning_rate = config.learning_rate_at(self.step_count)
+        self._batches.position = self.step_count * config.batch_size
+        num_micro = config.batch_size // config.micro_batch_size
+        cross_entropy = torch.zeros((), device=self.device)
+        for _ in range(num_micro):
+            inputs_BT, targets_BT = (ids.to(self.device, non_blocking=True) for ids in next(self._batches))
+            losses = self._loss(inputs_BT, targets_BT)
+            (losses.total / num_micro).backward()  # type: ignore[no-untyped-call]
+            cross_entropy += losses.cross_entropy / num_micro
+        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
+        loss = float(cross_entropy)
+        if not math.isfinite(loss) or not math.isfinite(float(grad_norm)):
+            raise ConfigError(
+                f"step {self.step_count + 1}: the loss is {loss} and the gradient's norm {float(grad_norm)}; "
+                "lower learning_rate or lengthen warmup_steps, and resume"
+            )
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.step()
+            optimizer.zero_grad()
+        self.step_count += 1
+        return StepResult(self.step_count, loss, float(grad_norm), learning_rate)
+
+    def _micro_batch_loss(self, inputs_BT: Tensor, targets_BT: Tensor) -> Losses:
+        num_sequences, length = inputs_BT.shape
+        ids_N = inputs_BT.flatten()
+        positions_N = torch.arange(length, device=ids_N.device).repeat(num_sequences)
+        model = self.model
+        autocast = torch.autocast(ids_N.device.type, torch.bfloat16)
+        with autocast if self.config.precision is Precision.BF16 else nullcontext():
+            rows = ComputedRows(model).fetch(ids_N) if model.config.has_memory else None
+            hidden_Nd = model(ids_N, positions_N, PackedContext([length] * num_sequences), rows)
+            return next_token_loss(hidden_Nd, model.head_weight, targets_BT.flatten(), z_loss=self.config.z_loss)
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Return the optimizers' tensors by `parameter name / entry`; empty before the first step."""
+        return {f"{name}/{key}": value for name, entry in self._entries() for key, value in entry.items()}
+
+    def restore(self, step_count: int, optimizer_state: dict[str, Tensor]) -> None:
+        """Go on after `step_count` steps with what `optimizer_state` returned then; restore the weights first."""
+        by_name: dict[str, dict[str, Tensor]] = {}
+        for full_name, value in optimizer_state.items():
+            name, _, key = full_name.rpartition("/")
+            by_name.setdefault(name, {})[key] = value
+        parameters = dict(self.model.named_parameters())
+        if step_count and by_name.keys() != parameters.keys():
+            raise ConfigError("the optimizer's state is of another model; start a new run")
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                for parameter, name in zip(group["params"], group["names"], strict=True):
+                    if name in by_name:
+                        device = parameter.device
+                        # AdamW wants its step count on the host.
+                        optimizer.state[parameter] = {
+                            key: value if key == "step" else value.to(device) for key, value in by_name[name].items()
+                        }
+        self.step_count = step_count
+
+    def _entries(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                for parameter, name in zip(group["params"], group["names"], strict=True):
+                    yield name, optimizer.state[parameter]
+
+
+def _build_optimizers(model: Transformer, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """Matrices of the layers go to Muon where it is chosen; all else, and everything otherwise, to AdamW."""
+    muon: dict[str, nn.Parameter] = {}
+    decayed: dict[str, nn.Parameter] = {}
+    plain: dict[str, nn.Parameter] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2:
+            plain[name] = parameter
+        elif config.optimizer is OptimizerName.MUON and name.startswith("model.layers."):
+            muon[name] = parameter
+        else:
+            decayed[name] = parameter
+    groups = [
+        {"params": list(part.values()), "names": list(part), "weight_decay": decay}
+        for part, decay in ((decayed, config.weight_decay), (plain, 0.0))
+    ]
+    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+    if not muon:
+        return [adamw]
+    # With updates scaled to AdamW's size one learning rate serves both (Liu et al., "Muon is scalable", 2025).
+    group = {"params": list(muon.values()), "names": list(muon), "weight_decay": config.weight_decay}
+    return [torch.optim.Muon([group], lr=config.learning_rate, adjust_lr_fn="match_rms_adamw"), adamw]

@@ -1,0 +1,66 @@
+"""Rows of a ToL table: their format on disk, writing, reading and verifying them.
+
+Knows rows, bytes and tiers; knows nothing of HTTP, tokenizers or model kinds. Names are taken from here.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from paging.errors import (
+    EncodingError,
+    RowReadError,
+    TableError,
+    TableFormatError,
+    TableMismatchError,
+    TableWriteError,
+    TolboothError,
+)
+from paging.format import Manifest
+from paging.geometry import Encoding, Segment, TableGeometry
+from paging.manifest import load_manifest
+from paging.writer import TableWriter
+
+if TYPE_CHECKING:
+    from paging.encoding import decode_layer, encode_rows, torch_dtype
+    from paging.table import RowPlace, Table
+    from paging.verify import TableReport, verify_table
+
+# Loaded on first use: policies, simulations and small commands use the rest of `paging` without waiting for torch.
+_NEED_TORCH = {
+    "RowPlace": "paging.table",
+    "Table": "paging.table",
+    "TableReport": "paging.verify",
+    "decode_layer": "paging.encoding",
+    "encode_rows": "paging.encoding",
+    "torch_dtype": "paging.encoding",
+    "verify_table": "paging.verify",
+}
+
+__all__ = [
+    "Encoding",
+    "EncodingError",
+    "Manifest",
+    "RowPlace",
+    "RowReadError",
+    "Segment",
+    "Table",
+    "TableError",
+    "TableFormatError",
+    "TableGeometry",
+    "TableMismatchError",
+    "TableReport",
+    "TableWriteError",
+    "TableWriter",
+    "TolboothError",
+    "decode_layer",
+    "encode_rows",
+    "load_manifest",
+    "torch_dtype",
+    "verify_table",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NEED_TORCH:
+        return getattr(import_module(_NEED_TORCH[name]), name)
+    raise AttributeError(f"module 'paging' has no attribute {name!r}")

@@ -1,0 +1,39 @@
+"""The tree of exceptions that a person may see.
+
+TolboothError                 the user's or the environment's fault; the command line prints it, exit code 2
+├── TableError                a ToL table cannot be opened, written or trusted
+│   ├── TableFormatError      not a table, an unknown version, a broken or foreign file
+│   ├── TableMismatchError    a sound table, but of another model or geometry
+│   ├── TableWriteError       a table cannot be written here: full disk, existing data, missing rows
+│   ├── EncodingError         values do not fit the encoding asked for
+│   └── RowReadError          a row's bytes could not be read or fail their checksum
+└── (models/errors.py)        checkpoints, configurations, training data
+"""
+
+
+class TolboothError(Exception):
+    """Something a person can put right; the message says what, where and what to do."""
+
+
+class TableError(TolboothError):
+    """A ToL table cannot be opened, written or trusted."""
+
+
+class TableFormatError(TableError):
+    """The directory is no table, or a file of it is broken, truncated or foreign."""
+
+
+class TableMismatchError(TableError):
+    """The table is sound but belongs to another model or has another geometry."""
+
+
+class TableWriteError(TableError):
+    """A table cannot be written: the disk is full, something else is there, or rows are missing."""
+
+
+class EncodingError(TableError):
+    """Values cannot be stored in the encoding asked for."""
+
+
+class RowReadError(TableError):
+    """A row could not be read whole, or its bytes fail their checksum."""
