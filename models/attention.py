@@ -84,7 +84,7 @@ class KVCache:
             store[layer].flatten(0, 1)[slot_mapping_N, :, : self.head_dim] = new.to(store.dtype)
 
     def read(self, layer: int, block_table: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the keys and values of the blocks named: block table [..., B] -> [..., B * P, G, D']."""
+        """Return copies of the keys and values of the blocks named: block table [..., B] -> [..., B * P, G, D']."""
         return (
             self.keys[layer][block_table].flatten(-4, -3),
             self.values[layer][block_table].flatten(-4, -3),
@@ -131,7 +131,11 @@ class PagedContext:
         mask_S11C = None
         if min(self.context_lengths) < k_SCGD.shape[1]:
             lengths_S = torch.tensor(self.context_lengths, device=q_SHD.device)
-            mask_S11C = (torch.arange(k_SCGD.shape[1], device=q_SHD.device) < lengths_S[:, None])[:, None, None]
+            is_held_SC = torch.arange(k_SCGD.shape[1], device=q_SHD.device) < lengths_S[:, None]
+            mask_S11C = is_held_SC[:, None, None]
+            # A weight of 0 does not silence what another sequence left there, if that is not finite: 0 * NaN is NaN.
+            for read_SCGD in (k_SCGD, v_SCGD):
+                read_SCGD.masked_fill_(~is_held_SC[:, :, None, None], 0)
         return _masked(q_SHD.unsqueeze(1), k_SCGD, v_SCGD, mask_S11C).squeeze(1)
 
     def _attend_one(self, layer: int, sequence: int, q_QHD: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def open_checkpoint(directory: Path) -> tuple[ModelConfig, StoredWeights]:
     if not directory.exists():
         # Where a file system cannot exchange directories, a killed writer may have left the old one aside.
         with contextlib.suppress(OSError):
-            remove_debris(directory.resolve())
+            remove_debris(directory)
     if not directory.is_dir():
         raise CheckpointError(f"no checkpoint at {directory}: there is no such directory")
     return ModelConfig.load(directory), StoredWeights(directory)
@@ -203,7 +203,6 @@ def write_checkpoint(
     write_more: writes further files (a trainer's state) into the directory that it is given, which appears with them.
     on_progress: called with (bytes written, bytes in all).
     """
-    check_target(out, replace=replace)
     if tokenizer is not None and vocab_size(tokenizer) > config.vocab_size:
         raise CheckpointError(
             f"cannot write {out}: the tokenizer has {vocab_size(tokenizer)} ids, the model a vocabulary of "
@@ -213,6 +212,9 @@ def write_checkpoint(
         ids = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
         generation = {name: value for name, value in ids.items() if value is not None}
     try:
+        # What killed writers left; it may put an old checkpoint back, so it comes before looking what is there.
+        remove_debris(out)
+        check_target(out, replace=replace)
         staging = StagingDirectory(out)
         try:
             write_text(staging.path / CONFIG_FILE, config.to_json())

@@ -95,14 +95,19 @@ class ModelConfig:
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        self._check_heads()
-        if self.rms_norm_eps <= 0 or self.rope_theta <= 0:
-            raise ConfigError("rms_norm_eps and rope_theta must be above 0")
+        for name in ("rms_norm_eps", "rope_theta"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be finite and above 0")
+        for name in ("bos_token_id", "eos_token_id"):
+            token_id = getattr(self, name)
+            if token_id is not None and not 0 <= token_id < self.vocab_size:
+                raise ConfigError(f"{name} is {token_id}, outside the vocabulary of {self.vocab_size}")
         betas = (1, 2, 3) if self.model_type is Kind.FLEX_MEMORYLLM else (0,)
         if self.context_beta not in betas:
             raise ConfigError(
                 f"context_beta is {self.context_beta}; a {self.model_type} model takes {', '.join(map(str, betas))}"
             )
+        self._check_heads()
 
     def _check_heads(self) -> None:
         if self.hidden_size % self.num_attention_heads:
@@ -116,20 +121,6 @@ class ModelConfig:
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "
                 f"num_key_value_heads {self.num_key_value_heads}"
             )
-        for name in ("rms_norm_eps", "rope_theta"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be finite and above 0")
-        for name in ("bos_token_id", "eos_token_id"):
-            token_id = getattr(self, name)
-            if token_id is not None and not 0 <= token_id < self.vocab_size:
-                raise ConfigError(f"{name} is {token_id}, outside the vocabulary of {self.vocab_size}")
-        betas = (1, 2, 3) if self.model_type is Kind.FLEX_MEMORYLLM else (0,)
-        if self.context_beta not in betas:
-            raise ConfigError(
-                f"context_beta is {self.context_beta}; a {self.model_type} model takes {', '.join(map(str, betas))}"
-            )
-        if self.model_type is not Kind.FLEX_MEMORYLLM and self.context_form is not type(self).context_form:
-            raise ConfigError(f"context_form is {self.context_form}; a {self.model_type} model has no FFN-C")
 
     @property
     def head_dim(self) -> int:

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 
 from models.attention import PackedContext
-from models.errors import CorpusError
+from models.errors import ConfigError, CorpusError
 from models.loss import next_token_loss
 from models.rows import RowSource
 from models.text import split_documents
@@ -94,10 +94,13 @@ def evaluate(
 ) -> Evaluation:
     """Measure how well `model` predicts `text`, in windows that overlap by half of `context_length`.
 
-    rows: the memory of a kind that has one. context_length: the model's own where None. `on_progress` is told
-    (tokens done, tokens in all).
+    rows: the memory of a kind that has one. context_length: the model's own where None or longer. `on_progress` is
+    told (tokens done, tokens in all).
     """
-    length = min(context_length or model.config.max_position_embeddings, model.config.max_position_embeddings)
+    longest = model.config.max_position_embeddings
+    if context_length is not None and context_length < 1:
+        raise ConfigError(f"the context length is {context_length}; it must be at least 1")
+    length = longest if context_length is None else min(context_length, longest)
     device = model.head_weight.device
     ids = torch.tensor(text.ids, dtype=torch.int64)
     num_predictions = len(ids) - 1

@@ -24,7 +24,7 @@ class Losses(NamedTuple):
 def next_token_loss(hidden_Nd: Tensor, head_Vd: Tensor, targets_N: Tensor, *, z_loss: float = 0.0) -> Losses:
     """Return the mean of `-log softmax(hidden head^T)[target] + z_loss * log(Z)^2` over tokens.
 
-    hidden_Nd, head_Vd: floating point; under autocast the products run in its dtype, the softmax always in float32.
+    hidden_Nd, head_Vd: floating point; under autocast the products run in its dtype, the softmax in float32 at least.
     targets_N: int64. z_loss: the weight of the squared log-partition (the paper uses 1e-6).
     """
     total, cross_entropy = _ChunkedLoss.apply(hidden_Nd, head_Vd, targets_N, z_loss)  # type: ignore[no-untyped-call]
@@ -40,6 +40,7 @@ class _ChunkedLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         device = hidden_Nd.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head_Vd.dtype
+        precision = torch.promote_types(dtype, torch.float32)
         hidden, head = hidden_Nd.to(dtype), head_Vd.to(dtype)
         needs_grad = any(ctx.needs_input_grad[:2])
         grad_hidden = torch.empty_like(hidden_Nd) if needs_grad else None
@@ -52,7 +53,7 @@ class _ChunkedLoss(torch.autograd.Function):
             for start in range(0, num_tokens, step):
                 chunk = slice(start, start + step)
                 target_M1 = targets_N[chunk, None]
-                logits_MV = (hidden[chunk] @ head.T).float()
+                logits_MV = (hidden[chunk] @ head.T).to(precision)
                 lse_M1 = logits_MV.logsumexp(-1, keepdim=True)
                 cross_entropy += (lse_M1 - logits_MV.gather(1, target_M1)).sum(dtype=torch.float64)
                 squared_lse += lse_M1.square().sum(dtype=torch.float64)
@@ -65,8 +66,8 @@ class _ChunkedLoss(torch.autograd.Function):
                 grad_hidden[chunk] = grad @ head
                 grad_head += grad.T @ hidden[chunk]
         ctx.save_for_backward(grad_hidden, grad_head)
-        mean = (cross_entropy / num_tokens).float()
-        total = mean + z_loss * (squared_lse / num_tokens).float()
+        mean = (cross_entropy / num_tokens).to(precision)
+        total = mean + z_loss * (squared_lse / num_tokens).to(precision)
         ctx.mark_non_differentiable(mean)
         return total, mean
 

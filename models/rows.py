@@ -1,20 +1,15 @@
 """The one seam for the memory: where a batch's ToL rows come from.
 
 A `RowSource` is addressed by row keys (int64; equal to token ids for the base table) and hands out the `Rows` of one
-batch, of which the forward pass asks one layer after another. Behind it stand the FFNs themselves (training, and the
-reference for everything else), a table in memory, a table on disk; the engine's pager is another.
+batch, of which the forward pass asks one layer after another. Behind it stand the FFNs themselves
+(`models/computed_rows.py`), a table in memory or on disk (`models/table_rows.py`); the engine's pager is another.
 
 Shape legend: N tokens of the batch, U different keys among them, L layers, d hidden size.
 """
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
-
-if TYPE_CHECKING:
-    from models.transformer import Transformer
 
 
 class Rows(Protocol):
@@ -31,31 +26,3 @@ class RowSource(Protocol):
     def fetch(self, row_keys_N: Tensor) -> Rows:
         """Return the rows of these keys (int64, any of them repeated)."""
         ...
-
-
-class ComputedRows:
-    """Rows computed by the model's own memory FFNs, once for each different key of the batch; differentiable."""
-
-    def __init__(self, model: "Transformer") -> None:
-        self.embed_tokens = model.model.embed_tokens
-        self.memories = model.memories
-
-    def fetch(self, row_keys_N: Tensor) -> "ComputedBatch":
-        """Embed the different keys; layers are computed when they are asked for."""
-        keys_U, inverse_N = torch.unique(row_keys_N, return_inverse=True)
-        return ComputedBatch(self, self.embed_tokens(keys_U), inverse_N)
-
-
-class ComputedBatch:
-    """The rows of one batch, computed layer by layer."""
-
-    def __init__(self, source: ComputedRows, x0_Ud: Tensor, inverse_N: Tensor) -> None:
-        self.source = source
-        self.x0_Ud = x0_Ud
-        self.inverse_N = inverse_N
-
-    def gather(self, layer: int) -> Tensor:
-        """Return `FFN_l(norm_l(x_0))` of every token, [N, d]."""
-        row_Ud = self.source.memories[layer](self.x0_Ud)
-        # An embedding look-up rather than indexing: its backward sums rows without sorting the indices.
-        return F.embedding(self.inverse_N, row_Ud)

@@ -10,18 +10,20 @@
 Knows files. The arithmetic is `models/training.py`'s.
 """
 
+import contextlib
 import dataclasses
 import json
+import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -70,13 +72,9 @@ class TrainingRun:
         """Claim the directory for a new run; `CheckpointError` where a run is there already."""
         if (self.directory / RUN_FILE).exists():
             raise CheckpointError(f"{self.directory} holds a run already; resume it, or name another directory")
-        try:
+        with self._write_errors():
             self.directory.mkdir(parents=True, exist_ok=True)
-            partial = self.directory / f"{RUN_FILE}.partial"
-            partial.write_text(json.dumps(self._description(), indent=2) + "\n", encoding="utf-8")
-            partial.replace(self.directory / RUN_FILE)
-        except OSError as error:
-            raise CheckpointError(f"cannot write to {self.directory}: {error}") from error
+            _replace_text(self.directory / RUN_FILE, json.dumps(self._description(), indent=2) + "\n")
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, from the start where there is none yet.
@@ -88,7 +86,9 @@ class TrainingRun:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"no run to resume at {self.directory}: {error}") from error
         for part, values in self._description().items():
-            there = stored.get(part, {}) if isinstance(stored, dict) else {}
+            there = stored.get(part) if isinstance(stored, dict) else None
+            if not isinstance(there, dict):
+                raise CheckpointError(f"{self.directory / RUN_FILE} does not describe a {part}; start a new run")
             if changed := sorted(name for name in values if there.get(name) != values[name]):
                 differences = ", ".join(f"{name} {there.get(name)!r} -> {values[name]!r}" for name in changed)
                 raise ConfigError(f"the run at {self.directory} has another {part} ({differences}); start a new run")
@@ -107,25 +107,24 @@ class TrainingRun:
     ) -> bool:
         """Train to the end or until `should_stop`, and save either way; return whether the end was reached."""
         trainer, saved_step = self.trainer, self.trainer.step_count
-        with (self.directory / METRICS_FILE).open("a", encoding="utf-8", buffering=1) as metrics:
-            while not trainer.is_done and not should_stop():
-                result = trainer.step()
-                metrics.write(json.dumps(result._asdict()) + "\n")
-                if on_step:
-                    on_step(result)
-                if validate and (trainer.is_done or trainer.step_count % cadence.validation_steps == 0):
-                    evaluation = validate()
-                    line = {
-                        "step": trainer.step_count,
-                        "validation_perplexity": evaluation.perplexity,
-                        "validation_bits_per_byte": evaluation.bits_per_byte,
-                    }
-                    metrics.write(json.dumps(line) + "\n")
-                    if on_validation:
-                        on_validation(evaluation)
-                if trainer.step_count % cadence.checkpoint_steps == 0:
-                    self._save()
-                    saved_step = trainer.step_count
+        while not trainer.is_done and not should_stop():
+            result = trainer.step()
+            self._add_metrics(result._asdict())
+            if on_step:
+                on_step(result)
+            if validate and (trainer.is_done or trainer.step_count % cadence.validation_steps == 0):
+                evaluation = validate()
+                line = {
+                    "step": trainer.step_count,
+                    "validation_perplexity": evaluation.perplexity,
+                    "validation_bits_per_byte": evaluation.bits_per_byte,
+                }
+                self._add_metrics(line)
+                if on_validation:
+                    on_validation(evaluation)
+            if trainer.step_count % cadence.checkpoint_steps == 0:
+                self._save()
+                saved_step = trainer.step_count
         if saved_step != trainer.step_count:
             self._save()
         return trainer.is_done
@@ -134,7 +133,7 @@ class TrainingRun:
         """Write the finished model, with the corpus's token counts (int64 [V]) for seeding a row cache."""
 
         def write_counts(directory: Path) -> None:
-            save_file({"token_counts": token_counts_V}, directory / "token_counts.safetensors")
+            (directory / "token_counts.safetensors").write_bytes(save({"token_counts": token_counts_V}))
 
         save_checkpoint(
             self.trainer.model,
@@ -166,7 +165,12 @@ class TrainingRun:
         def write_state(directory: Path) -> None:
             # Copied to the host, since safetensors refuses tensors that share memory across devices.
             state = {name: value.detach().cpu().contiguous() for name, value in trainer.optimizer_state().items()}
-            save_file(state, directory / TRAINER_FILE, metadata={"step": str(trainer.step_count)})
+            try:
+                save_file(state, directory / TRAINER_FILE, metadata={"step": str(trainer.step_count)})
+            except SafetensorError as error:  # a full disk, for one
+                raise CheckpointError(f"cannot write {directory / TRAINER_FILE}: {error}") from error
+            with (directory / TRAINER_FILE).open("rb") as file:
+                os.fsync(file.fileno())
 
         save_checkpoint(
             trainer.model,
@@ -176,8 +180,9 @@ class TrainingRun:
             replace=True,
             write_more=write_state,
         )
-        for step in self._checkpoints()[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(self._checkpoint(step))
+        with self._write_errors():
+            for step in self._checkpoints()[:-KEPT_CHECKPOINTS]:
+                shutil.rmtree(self._checkpoint(step))
 
     def _restore(self, step: int) -> None:
         if step == 0:
@@ -195,17 +200,35 @@ class TrainingRun:
             raise CheckpointError(f"cannot read {directory / TRAINER_FILE}: {error}; remove {directory}") from error
         self.trainer.restore(step, state)
 
+    def _add_metrics(self, values: dict[str, Any]) -> None:
+        with self._write_errors(), (self.directory / METRICS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
     def _cut_metrics(self) -> None:
         """Drop lines of steps that were done after the checkpoint and will be done again."""
         path = self.directory / METRICS_FILE
-        if not path.exists():
-            return
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                step = json.loads(line)["step"]
-            except (ValueError, KeyError):
-                continue  # a kill can cut the last line short
-            if step <= self.trainer.step_count:
-                kept.append(line + "\n")
-        path.write_text("".join(kept), encoding="utf-8")
+        with self._write_errors():
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            for line in lines:
+                try:
+                    step = json.loads(line)["step"]
+                except (ValueError, KeyError):
+                    continue  # a kill can cut the last line short
+                if step <= self.trainer.step_count:
+                    kept.append(line + "\n")
+            _replace_text(path, "".join(kept))
+
+    @contextlib.contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(f"cannot write to the run at {self.directory}: {error}") from error
+
+
+def _replace_text(path: Path, text: str) -> None:
+    """Write a small file that is there whole or not at all. Raises `OSError`."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

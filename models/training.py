@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from models.attention import PackedContext
 from models.batches import Batches
+from models.computed_rows import ComputedRows
 from models.errors import ConfigError
 from models.loss import Losses, next_token_loss
-from models.rows import ComputedRows
 from models.transformer import Transformer
 
 
@@ -80,12 +80,14 @@ class TrainingConfig:
             raise ConfigError(
                 f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
             )
-        if self.warmup_steps < 0 or not 0 < self.min_learning_rate <= self.learning_rate:
-            raise ConfigError("warmup_steps must be at least 0, and 0 < min_learning_rate <= learning_rate")
+        if self.warmup_steps < 0 or self.seed < 0:
+            raise ConfigError("warmup_steps and seed must be at least 0")
+        if not 0 < self.min_learning_rate <= self.learning_rate < math.inf:
+            raise ConfigError("learning rates must be finite, and 0 < min_learning_rate <= learning_rate")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise ConfigError("beta1 and beta2 must be in [0, 1)")
-        if self.weight_decay < 0 or self.z_loss < 0 or self.grad_clip <= 0:
-            raise ConfigError("weight_decay and z_loss must be at least 0, grad_clip above 0")
+        if not (0 <= self.weight_decay < math.inf and 0 <= self.z_loss < math.inf and self.grad_clip > 0):
+            raise ConfigError("weight_decay and z_loss must be finite and at least 0, grad_clip above 0")
 
     @property
     def tokens_per_step(self) -> int:
@@ -152,6 +154,8 @@ class Trainer:
         self._batches.position = self.step_count * config.batch_size
         num_micro = config.batch_size // config.micro_batch_size
         cross_entropy = torch.zeros((), device=self.device)
+        for optimizer in self._optimizers:
+            optimizer.zero_grad()  # here, so that nothing is left of a step that failed
         for _ in range(num_micro):
             inputs_BT, targets_BT = (ids.to(self.device, non_blocking=True) for ids in next(self._batches))
             losses = self._loss(inputs_BT, targets_BT)
@@ -162,13 +166,12 @@ class Trainer:
         if not math.isfinite(loss) or not math.isfinite(float(grad_norm)):
             raise ConfigError(
                 f"step {self.step_count + 1}: the loss is {loss} and the gradient's norm {float(grad_norm)}; "
-                "lower learning_rate or lengthen warmup_steps, and resume"
+                "start a new run with a lower learning_rate or more warmup_steps"
             )
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
             optimizer.step()
-            optimizer.zero_grad()
         self.step_count += 1
         return StepResult(self.step_count, loss, float(grad_norm), learning_rate)
 
@@ -200,10 +203,9 @@ class Trainer:
             for group in optimizer.param_groups:
                 for parameter, name in zip(group["params"], group["names"], strict=True):
                     if name in by_name:
-                        device = parameter.device
-                        # AdamW wants its step count on the host.
+                        # Fused AdamW wants its step count on the device too.
                         optimizer.state[parameter] = {
-                            key: value if key == "step" else value.to(device) for key, value in by_name[name].items()
+                            key: value.to(parameter.device) for key, value in by_name[name].items()
                         }
         self.step_count = step_count
 

@@ -153,7 +153,8 @@ class Transformer(nn.Module):
         ids_N: token ids, int64, the tokens of all sequences one after another.
         positions_N: each token's position in its sequence, int64.
         rows: the batch's ToL rows, for kinds that have a memory; None for a dense model.
-        alpha_NL: how much of each layer's row each token gets; ones where not given, 0 leaves a layer out.
+        alpha_NL: how much of each layer's row each token gets, in the model's dtype; ones where not given, 0 leaves a
+            layer out.
         """
         config = self.config
         if config.has_memory != (rows is not None):
@@ -206,9 +207,10 @@ def init_tensor(name: str, tensor: Tensor, num_layers: int, generator: torch.Gen
 
 
 def rotary_factors(positions_N: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines [N, 1, D/2] of the rotary embedding, computed in float32."""
-    exponents = torch.arange(0, head_dim, 2, device=positions_N.device, dtype=torch.float32) / head_dim
-    angles = positions_N[:, None, None].float() * theta**-exponents
+    """Return cosines and sines [N, 1, D/2] of the rotary embedding, computed in float32 at least."""
+    precision = torch.promote_types(dtype, torch.float32)
+    exponents = torch.arange(0, head_dim, 2, device=positions_N.device, dtype=precision) / head_dim
+    angles = positions_N[:, None, None].to(precision) * theta**-exponents
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 

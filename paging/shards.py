@@ -44,13 +44,13 @@ class ShardFile:
                 os.fdatasync(self._handle)
                 self._unsynced = 0
 
-    def close(self, *, sync: bool) -> None:
-        """Close the file, with `sync` only once it is durable."""
-        try:
-            if sync:
-                os.fsync(self._handle)
-        finally:
-            os.close(self._handle)
+    def sync(self) -> None:
+        """Return once everything appended is durable."""
+        os.fsync(self._handle)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._handle)
 
 
 def allocate(path: Path, num_bytes: int) -> None:

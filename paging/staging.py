@@ -7,6 +7,7 @@ from inside another container, where process ids mean nothing.
 Knows nothing of tables.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -26,7 +27,6 @@ class StagingDirectory:
     def __init__(self, target: Path) -> None:
         self.target = target.resolve()
         self.target.parent.mkdir(parents=True, exist_ok=True)
-        remove_debris(self.target)
         self._name = f".{self.target.name}.partial-{secrets.token_hex(4)}"
         self.path = self.target.parent / self._name
         self.path.mkdir()
@@ -67,22 +67,29 @@ class StagingDirectory:
 
 def remove_debris(target: Path) -> None:
     """Remove what dead writers of `target` left beside it; leave alone what a living one is filling."""
+    target = target.resolve()
+    if not target.parent.is_dir():
+        return
     name = re.compile(rf"\.{re.escape(target.name)}\.(partial|replaced)-[0-9a-f]{{8}}")
     for path in target.parent.iterdir():
-        if not (match := name.fullmatch(path.name)) or not path.is_dir() or path.is_symlink():
-            continue
-        if not any(path.iterdir()):
-            continue  # perhaps just made by a living writer, who locks before putting anything in
-        lock = _lock(path)
-        if lock is None:
-            continue
-        try:
-            if match[1] == "replaced" and not target.exists():
-                path.rename(target)
-            else:
-                shutil.rmtree(path, ignore_errors=True)
-        finally:
-            os.close(lock)
+        if (match := name.fullmatch(path.name)) and path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(FileNotFoundError):  # another writer is cleaning up as well
+                _remove_if_dead(path, put_back=target if match[1] == "replaced" else None)
+
+
+def _remove_if_dead(path: Path, *, put_back: Path | None) -> None:
+    if not any(path.iterdir()):
+        return  # perhaps just made by a living writer, who locks before putting anything in
+    lock = _lock(path)
+    if lock is None:
+        return
+    try:
+        if put_back is not None and not put_back.exists():
+            path.rename(put_back)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+    finally:
+        os.close(lock)
 
 
 def sync_directory(path: Path) -> None:

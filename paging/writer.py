@@ -33,7 +33,7 @@ from paging.geometry import PAGE_BYTES, TableGeometry
 from paging.header import auxiliary_header, shard_header
 from paging.manifest import manifest_text
 from paging.shards import PIECE_BYTES, ShardFile, allocate, write_file
-from paging.staging import StagingDirectory
+from paging.staging import StagingDirectory, remove_debris
 from paging.target import check_replaceable
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class TableWriter:
     def __enter__(self) -> Self:
         try:
             with self._write_errors():
+                remove_debris(self.directory)
                 check_replaceable(self.directory, overwrite=self._overwrite)
                 self._staging = StagingDirectory(self.directory)
                 self._check_space(self._staging.path)
@@ -164,8 +165,9 @@ class TableWriter:
         return self._shard
 
     def _close_shard(self, shard: ShardFile) -> None:
-        shard.close(sync=True)
+        shard.sync()
         self._shard = None
+        shard.close()
         self._shards.append(
             ShardEntry(
                 file=shard.path.name,
@@ -209,8 +211,8 @@ class TableWriter:
 
     def _discard(self) -> None:
         if self._shard is not None:
-            self._shard.close(sync=False)
-            self._shard = None
+            shard, self._shard = self._shard, None
+            shard.close()
         if self._staging is not None:
             self._staging.discard()
             self._staging = None
@@ -245,7 +247,12 @@ class TableWriter:
         try:
             yield
         except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            if error.errno == errno.EDQUOT:
+                raise TableWriteError(
+                    f"the disk quota of {self.directory} is used up: the table needs {self.num_bytes} bytes; "
+                    "nothing was kept, make room or name a directory elsewhere"
+                ) from error
+            if error.errno == errno.ENOSPC:
                 raise TableWriteError(self._full_disk()) from error
             raise TableWriteError(f"cannot write the table {self.directory}: {error}") from error
 

@@ -3,6 +3,7 @@
 Knows a model, its memory and how tokens are chosen. Knows nothing of batches of requests or of HTTP.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -60,8 +61,8 @@ def generate(
         )
     if not all(0 <= token_id < config.vocab_size for token_id in prompt_ids):
         raise ConfigError(f"the prompt has token ids outside the vocabulary of {config.vocab_size}")
-    if max_tokens < 1 or temperature < 0:
-        raise ConfigError("max_tokens must be at least 1 and temperature at least 0")
+    if max_tokens < 1 or not 0 <= temperature < math.inf:
+        raise ConfigError("max_tokens must be at least 1, temperature finite and at least 0")
     max_tokens = min(max_tokens, room)
     weight = model.head_weight
     num_blocks = -(-(len(prompt_ids) + max_tokens) // 16)

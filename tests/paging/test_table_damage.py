@@ -130,7 +130,7 @@ def test_verifying_goes_on_behind_a_row_that_cannot_be_read(directory, failing_r
 
 def test_verifying_compares_digests_of_files(directory):
     edit_manifest(directory, lambda values: values["shards"][1].update(digest="0" * 32))
-    with pytest.raises(TableFormatError, match="rows-00001-of-00002.safetensors does not match its digest"):
+    with pytest.raises(TableFormatError, match=r"rows-00001-of-00002\.safetensors does not match its digest"):
         verify_table(directory)
 
 

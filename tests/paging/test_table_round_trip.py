@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from paging import Encoding, Segment, Table, TableFormatError, TableGeometry, TableWriter, verify_table
+from paging import Encoding, Segment, Table, TableFormatError, TableGeometry, TableWriter, encode_rows, verify_table
 from tests.paging.sample_tables import FINGERPRINT, entries, random_rows, shard_paths, small_geometry, write_table
 
 MIXED = TableGeometry(
@@ -69,6 +70,17 @@ def test_plain_safetensors_library_reads_the_same_rows(tmp_path, geometry, dtype
     tensor = torch.cat(shards)
     assert tensor.dtype == dtype
     assert np.array_equal(rows, tensor.view(torch.uint8)[:, : geometry.row_bytes])
+
+
+def test_documented_example_reads_a_row(tmp_path):
+    geometry = small_geometry()
+    values = torch.randn(10, 3, 64)
+    write_table(tmp_path / "my-table", geometry, rows=encode_rows(values, geometry), rows_per_shard=4)
+    documentation = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", documentation, re.DOTALL)
+    names = {}
+    exec(example.replace('"my-table"', repr(str(tmp_path / "my-table"))), names)  # noqa: S102 - our own documentation
+    assert torch.equal(values[7].bfloat16(), names["values"])
 
 
 def test_padding_between_rows_is_zero(tmp_path):
