@@ -18,16 +18,16 @@ from paging.errors import (
 from paging.format import Manifest
 from paging.geometry import Encoding, Segment, TableGeometry
 from paging.manifest import load_manifest
+from paging.rowfiles import RowPlace
 from paging.writer import TableWriter
 
 if TYPE_CHECKING:
     from paging.encoding import decode_layer, encode_rows, torch_dtype
-    from paging.table import RowPlace, Table
+    from paging.table import Table
     from paging.verify import TableReport, verify_table
 
 # Loaded on first use: policies, simulations and small commands use the rest of `paging` without waiting for torch.
 _NEED_TORCH = {
-    "RowPlace": "paging.table",
     "Table": "paging.table",
     "TableReport": "paging.verify",
     "decode_layer": "paging.encoding",

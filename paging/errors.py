@@ -10,6 +10,8 @@ TolboothError                 the user's or the environment's fault; the command
 └── (models/errors.py)        checkpoints, configurations, training data
 """
 
+from pathlib import Path
+
 
 class TolboothError(Exception):
     """Something a person can put right; the message says what, where and what to do."""
@@ -36,4 +38,19 @@ class EncodingError(TableError):
 
 
 class RowReadError(TableError):
-    """A row could not be read whole, or its bytes fail their checksum."""
+    """A row could not be read whole, or its bytes fail their checksum; says which and why where it is about one row."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        row: int | None = None,
+        path: Path | None = None,
+        offset: int | None = None,
+        cause: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.row = row
+        self.path = path
+        self.offset = offset
+        self.cause = cause
