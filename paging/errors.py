@@ -7,6 +7,7 @@ TolboothError                 the user's or the environment's fault; the command
 │   ├── TableWriteError       a table cannot be written here: full disk, existing data, missing rows
 │   ├── EncodingError         values do not fit the encoding asked for
 │   └── RowReadError          a row's bytes could not be read or fail their checksum
+├── StorageError              the way of reading that was asked for does not work here
 └── (models/errors.py)        checkpoints, configurations, training data
 """
 
@@ -54,3 +55,7 @@ class RowReadError(TableError):
         self.path = path
         self.offset = offset
         self.cause = cause
+
+
+class StorageError(TolboothError):
+    """The way of reading rows that was asked for does not work where the table lies."""

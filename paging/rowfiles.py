@@ -32,7 +32,7 @@ class RowPlace(NamedTuple):
 
 
 Transfer: TypeAlias = Callable[[RowPlace, memoryview], str | None]
-"""Fills a buffer with the payload at a place; returns what went wrong, or raises `OSError`."""
+"""Fills the start of a buffer with the payload at a place; returns what went wrong, or raises `OSError`."""
 
 
 class RowFiles:
@@ -48,6 +48,7 @@ class RowFiles:
         self._files = tuple(files)
         self._paths = tuple(directory / shard.file for shard in manifest.shards)
         self._num_rows = manifest.num_rows
+        self._row_bytes = manifest.geometry.row_bytes
         self._stride = manifest.geometry.row_stride
         self._first_rows = [shard.first_row for shard in manifest.shards]
         self._data_starts = [len(manifest.shard_header(index)) for index in range(len(manifest.shards))]
@@ -76,6 +77,10 @@ class RowFiles:
         """Return the file descriptor to read a place from; `ValueError` once the files are closed."""
         return self._files[place.shard].fileno()
 
+    def handles(self) -> list[int]:
+        """Return the file descriptors of all shards; `ValueError` once the files are closed."""
+        return [file.fileno() for file in self._files]
+
     def is_sound(self, row: int, payload: memoryview) -> bool:
         """Whether bytes read for a row have its checksum."""
         return row_checksum(payload, seed=self._seed, row=row) == self.checksums.item(row)
@@ -89,25 +94,24 @@ class RowFiles:
             os.posix_fadvise(self.handle(place), start, length, advice)
 
     def copy_payload(self, place: RowPlace, buffer: memoryview) -> str | None:
-        """Fill a buffer by way of the page cache: the plain `Transfer`."""
-        return fill(self.handle(place), buffer, place.offset)
+        """Fill the start of a buffer by way of the page cache: the plain `Transfer`."""
+        return fill(self.handle(place), buffer[: self._row_bytes], place.offset)
 
-    def read(self, row: int, buffer: memoryview, transfer: Transfer) -> None:
-        """Fill a buffer with a row and verify it; after a failure once more, then raise `RowReadError`."""
+    def read(self, row: int, buffer: memoryview, transfer: Transfer) -> RowReadError | None:
+        """Fill the start of a buffer with a row and verify it; return the error where that failed twice."""
         place = self.place(row)
         if self._try(row, place, buffer, transfer) is None:
-            return
+            return None
         # What the page cache holds may be what is wrong; the second attempt shall come from the disk.
         self.advise(place, os.POSIX_FADV_DONTNEED)
         cause = self._try(row, place, buffer, transfer)
-        if cause is not None:
-            raise self.error(row, cause)
+        return None if cause is None else self.error(row, cause)
 
-    def error(self, row: int, cause: str) -> RowReadError:
-        """Return the error that says what is wrong with a row, and where it lies."""
+    def error(self, row: int, cause: str, *, remedy: str = _AGAIN) -> RowReadError:
+        """Return the error that says what is wrong with a row, where it lies, and what to do."""
         place = self.place(row)
         return RowReadError(
-            f"row {row} ({place.path}, byte {place.offset}): {cause}; {_AGAIN}",
+            f"row {row} ({place.path}, byte {place.offset}): {cause}; {remedy}",
             row=row,
             path=place.path,
             offset=place.offset,
@@ -127,7 +131,7 @@ class RowFiles:
             return f"it cannot be read ({error.strerror})"
         if cause is not None:
             return cause
-        return None if self.is_sound(row, buffer) else "its checksum does not match its bytes"
+        return None if self.is_sound(row, buffer[: self._row_bytes]) else "its checksum does not match its bytes"
 
 
 def fill(handle: int, buffer: memoryview, offset: int) -> str | None:
@@ -136,9 +140,15 @@ def fill(handle: int, buffer: memoryview, offset: int) -> str | None:
     while done < len(buffer):
         taken = os.preadv(handle, [buffer[done:]], offset + done)
         if not taken:
-            return missing(len(buffer) - done)
+            return shortfall(handle, end=offset + len(buffer))
         done += taken
     return None
+
+
+def shortfall(handle: int, *, end: int) -> str:
+    """Return why the bytes of a file up to `end` did not all come."""
+    beyond = end - os.fstat(handle).st_size
+    return missing(beyond) if beyond > 0 else "it was read in part only"
 
 
 def missing(num_bytes: int) -> str:

@@ -117,7 +117,9 @@ class Table:
         for place in [self.place(row) for row in numbers]:
             self._rows.advise(place, os.POSIX_FADV_WILLNEED)
         for row, buffer in zip(numbers, out.numpy(), strict=True):
-            self._rows.read(row, buffer.data, self._rows.copy_payload)
+            error = self._rows.read(row, buffer.data, self._rows.copy_payload)
+            if error is not None:
+                raise error
         return out
 
     def read_all(self, on_progress: Callable[[int, int], None] | None = None) -> torch.Tensor:
