@@ -7,7 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from paging.errors import (
+    BudgetError,
     EncodingError,
+    KeysInUseError,
+    LeaseError,
+    LeaseTimeoutError,
+    LeaseTooLargeError,
     RowReadError,
     TableError,
     TableFormatError,
@@ -37,8 +42,13 @@ _NEED_TORCH = {
 }
 
 __all__ = [
+    "BudgetError",
     "Encoding",
     "EncodingError",
+    "KeysInUseError",
+    "LeaseError",
+    "LeaseTimeoutError",
+    "LeaseTooLargeError",
     "Manifest",
     "RowPlace",
     "RowReadError",
