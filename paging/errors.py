@@ -10,6 +10,7 @@ TolboothError                 the user's or the environment's fault; the command
 ├── TraceError                a trace of token ids cannot be read or does not fit the vocabulary
 ├── FrequencyError            a frequency list cannot be read or written
 ├── StorageError              the way of reading that was asked for does not work here
+├── HotSetError               a saved hot set cannot be read or written
 ├── BudgetError               a memory budget is too small or not well formed
 ├── LeaseError                a lease cannot be had
 │   ├── LeaseTooLargeError    more rows than slots; says how many fit
@@ -66,6 +67,10 @@ class RowReadError(TableError):
 
 class StorageError(TolboothError):
     """The way of reading rows that was asked for does not work where the table lies."""
+
+
+class HotSetError(TolboothError):
+    """A saved hot set cannot be read or written, or is of another table."""
 
 
 class BudgetError(TolboothError):
