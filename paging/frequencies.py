@@ -4,6 +4,7 @@ On disk a list is a safetensors file with one int64 tensor, `token_counts` [numb
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,15 @@ from paging.errors import FrequencyError
 
 COUNTS_FILE = "token_counts.safetensors"
 _TENSOR = "token_counts"
+_CHUNK = 1 << 22
+
+
+def count_keys(ids_N: npt.NDArray[np.integer[Any]], num_keys: int) -> npt.NDArray[np.int64]:
+    """Return how often each key of 0 to `num_keys` - 1 occurs, int64 [num_keys]; streams, so a memory map will do."""
+    counts_V = np.zeros(num_keys, dtype=np.int64)
+    for start in range(0, len(ids_N), _CHUNK):
+        counts_V += np.bincount(ids_N[start : start + _CHUNK].astype(np.int64), minlength=num_keys)
+    return counts_V
 
 
 def hottest_keys(counts_V: npt.NDArray[np.int64], num_keys: int) -> npt.NDArray[np.int64]:

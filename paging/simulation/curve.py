@@ -41,9 +41,10 @@ def hit_rate_curve(
     """Simulate caches of these fractions of `vocab_size` rows on a trace.
 
     ids_N: at least one, all in the vocabulary. seed_counts_V: a frequency list, int64 [V]. on_progress gets requests
-    simulated so far and in all. Takes some 100 bytes per id.
+    simulated so far and in all. Takes some 140 bytes per id.
     """
-    total = 2 * len(ids_N) * len(fractions)
+    # LRU, once for all sizes, counts as one pass; each size takes two more.
+    total = (1 + 2 * len(fractions)) * len(ids_N)
     done = 0
 
     def advance(position: int) -> None:
@@ -51,6 +52,8 @@ def hit_rate_curve(
             on_progress(done + position, total)
 
     distances, next_N = stack_distances(ids_N), next_uses(ids_N)
+    advance(len(ids_N))
+    done += len(ids_N)
     points = []
     for fraction in fractions:
         rows = num_rows(fraction, vocab_size)

@@ -6,7 +6,12 @@ import pytest
 from safetensors.numpy import save
 
 from paging.errors import FrequencyError
-from paging.frequencies import hottest_keys, load_counts, save_counts
+from paging.frequencies import count_keys, hottest_keys, load_counts, save_counts
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64])
+def test_keys_of_any_integer_type_are_counted(dtype):
+    assert [0, 2, 1, 0] == count_keys(np.array([1, 2, 1], dtype=dtype), 4).tolist()
 
 
 def test_the_hottest_keys_come_first_and_unused_ones_never():
