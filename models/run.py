@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from torch import Tensor
 from models.checkpoint import load_model, save_checkpoint
 from models.errors import CheckpointError, ConfigError
 from models.evaluation import Evaluation
+from models.recipe import Cadence
 from models.training import StepResult, Trainer
 
 RUN_FILE = "run.json"
@@ -39,20 +39,6 @@ MODEL_DIRECTORY = "model"
 KEPT_CHECKPOINTS = 2
 
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8})")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cadence:
-    """How often, in optimizer steps, a run looks up from its work."""
-
-    checkpoint_steps: int = 500
-    """Steps between checkpoints; there is one at the end in any case."""
-    validation_steps: int = 500
-    """Steps between validations; there is one at the end in any case."""
-
-    def __post_init__(self) -> None:
-        if self.checkpoint_steps < 1 or self.validation_steps < 1:
-            raise ConfigError("checkpoint_steps and validation_steps must be at least 1")
 
 
 class TrainingRun:
