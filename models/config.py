@@ -107,6 +107,8 @@ class ModelConfig:
             raise ConfigError(
                 f"context_beta is {self.context_beta}; a {self.model_type} model takes {', '.join(map(str, betas))}"
             )
+        if not self.context_beta and self.context_form is not ContextForm.SWIGLU:
+            raise ConfigError(f"context_form is {self.context_form}; a {self.model_type} model has no FFN-C to form")
         self._check_heads()
 
     def _check_heads(self) -> None:

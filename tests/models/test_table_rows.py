@@ -78,9 +78,7 @@ def test_resident_and_mapped_rows_give_the_same_logits_to_the_bit(exported, open
     table = opened(encoding)
     sequences = random_ids(60).split((31, 9, 20))
     resident = packed_logits(exported.model, *sequences, rows=ResidentRows(table, dtype=torch.float32))
-    assert torch.equal(
-        resident, packed_logits(exported.model, *sequences, rows=MappedRows(table, dtype=torch.float32))
-    )
+    assert torch.equal(resident, packed_logits(exported.model, *sequences, rows=MappedRows(table, dtype=torch.float32)))
 
 
 @pytest.mark.parametrize("source", [ResidentRows, MappedRows])
@@ -101,21 +99,22 @@ def test_a_model_without_its_memory_runs_from_the_table(exported, opened):
 # Batches
 
 
+@pytest.fixture(scope="module")
+def random_table(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("random") / "table"
+    values = write_rows(directory, MEMORY)
+    with Table.open(directory) as table:
+        yield table, values
+
+
+@pytest.mark.parametrize("source", [ResidentRows, MappedRows])
 @settings(max_examples=40, deadline=None)
 @given(keys=st.lists(st.integers(0, MEMORY.vocab_size - 1), max_size=40))
-def test_any_keys_give_their_rows_in_order(keys, tmp_path_factory):
-    directory = tmp_path_factory.getbasetemp() / "any-keys"
-    values = _VALUES.get(directory)
-    if values is None:
-        values = _VALUES[directory] = write_rows(directory, MEMORY)
-    with Table.open(directory) as table:
-        for source in (ResidentRows(table, dtype=torch.float32), MappedRows(table, dtype=torch.float32)):
-            batch = source.fetch(torch.tensor(keys, dtype=torch.int64))
-            for layer in range(2):
-                assert torch.equal(batch.gather(layer), values[keys, layer])
-
-
-_VALUES = {}
+def test_any_keys_give_their_rows_in_order(keys, random_table, source):
+    table, values = random_table
+    batch = source(table, dtype=torch.float32).fetch(torch.tensor(keys, dtype=torch.int64))
+    for layer in range(2):
+        assert torch.equal(batch.gather(layer), values[keys, layer])
 
 
 def test_mapped_rows_read_each_different_key_once(tmp_path, monkeypatch):
@@ -188,7 +187,9 @@ def test_a_table_of_other_weights_is_refused(exported):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("vocab_size", 51), ("num_hidden_layers", 3), ("hidden_size", 48)], ids=lambda value: str(value)
+    ("field", "value"),
+    [("vocab_size", 51), ("num_hidden_layers", 3), ("hidden_size", 48)],
+    ids=lambda value: str(value),
 )
 def test_a_table_of_another_geometry_is_refused(exported, field, value):
     config = dataclasses.replace(exported.config, **{field: value})
