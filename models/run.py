@@ -12,6 +12,7 @@ Knows files. The arithmetic is `models/training.py`'s.
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import re
@@ -92,26 +93,27 @@ class TrainingRun:
     ) -> bool:
         """Train to the end or until `should_stop`, and save either way; return whether the end was reached."""
         trainer, saved_step = self.trainer, self.trainer.step_count
-        while not trainer.is_done and not should_stop():
-            result = trainer.step()
-            self._add_metrics(result._asdict())
-            if on_step:
-                on_step(result)
-            if validate and (trainer.is_done or trainer.step_count % cadence.validation_steps == 0):
-                evaluation = validate()
-                line = {
-                    "step": trainer.step_count,
-                    "validation_perplexity": evaluation.perplexity,
-                    "validation_bits_per_byte": evaluation.bits_per_byte,
-                }
-                self._add_metrics(line)
-                if on_validation:
-                    on_validation(evaluation)
-            if trainer.step_count % cadence.checkpoint_steps == 0:
+        with self._lock():
+            while not trainer.is_done and not should_stop():
+                result = trainer.step()
+                self._add_metrics(result._asdict())
+                if on_step:
+                    on_step(result)
+                if validate and (trainer.is_done or trainer.step_count % cadence.validation_steps == 0):
+                    evaluation = validate()
+                    line = {
+                        "step": trainer.step_count,
+                        "validation_perplexity": evaluation.perplexity,
+                        "validation_bits_per_byte": evaluation.bits_per_byte,
+                    }
+                    self._add_metrics(line)
+                    if on_validation:
+                        on_validation(evaluation)
+                if trainer.step_count % cadence.checkpoint_steps == 0:
+                    self._save()
+                    saved_step = trainer.step_count
+            if saved_step != trainer.step_count:
                 self._save()
-                saved_step = trainer.step_count
-        if saved_step != trainer.step_count:
-            self._save()
         return trainer.is_done
 
     def finish(self, token_counts_V: Tensor) -> None:
@@ -128,6 +130,19 @@ class TrainingRun:
             replace=True,
             write_more=write_counts,
         )
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Keep other processes from training in this directory; the kernel forgets the lock when a process dies."""
+        handle = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise CheckpointError(f"another process trains in {self.directory}; wait for it or end it") from error
+            yield
+        finally:
+            os.close(handle)
 
     def _description(self) -> dict[str, dict[str, Any]]:
         return {

@@ -50,7 +50,7 @@ class Progress:
         elapsed = self._clock() - self._started
         if elapsed < _QUIET_SECONDS or total < 1:
             return
-        if self._console.is_terminal:
+        if self._console.is_interactive:
             self._bars.start()
             self._bars.update(self._task, description=what, completed=done, total=total, visible=True)
         elif done / total >= self._next_share:
@@ -72,4 +72,5 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        if self._console.is_interactive:  # elsewhere it would print an empty line
+            self._bars.stop()

@@ -81,7 +81,7 @@ def verify_tol(
     if json:
         print_json(values)
         return
-    print_facts(
-        {name.replace("_", " "): f"{value:,}" if isinstance(value, int) else value for name, value in values.items()}
-    )
-    print_facts({"sound": "every row, digest and padding byte"})
+    facts = {
+        name.replace("_", " "): f"{value:,}" if isinstance(value, int) else value for name, value in values.items()
+    }
+    print_facts(facts | {"sound": "every row, digest and padding byte"})

@@ -145,6 +145,7 @@ class _Session:
             run.resume()
         else:
             run.start()
+        was_done = trainer.is_done
         with (
             TrainingDisplay(self.recipe, trainer.step_count) as display,
             Interruption("stopping after this step; once more stops at once, without saving") as interruption,
@@ -166,7 +167,8 @@ class _Session:
             command = f"tolbooth train --resume --out {shlex.quote(str(self.directory))}"
             sys.stderr.write(f"saved after step {trainer.step_count}; go on with: {command}\n")
             raise typer.Exit(_INTERRUPTED)
-        run.finish(torch.from_numpy(self.corpus.token_counts()))
+        if not was_done or not run.model_directory.exists():
+            run.finish(torch.from_numpy(self.corpus.token_counts()))
         print_facts({"model": str(run.model_directory)})
 
     def _validator(self, display: TrainingDisplay) -> Callable[[], Evaluation] | None:

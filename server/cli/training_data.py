@@ -21,7 +21,7 @@ from server.cli.progress import Progress
 TOKENS_DIRECTORY = "tokens"
 
 # Merges hardly change with more, and the trainer's time and memory grow with its text.
-_TOKENIZER_BYTES = 32 * 2**20
+_TOKENIZER_BYTES = 64 * 2**20
 
 
 def prepare_tokenizer(

@@ -55,7 +55,7 @@ class TrainingDisplay:
         rate = (self._step - self._first_step) * self._recipe.tokens_per_step / seconds
         left = (num_steps - self._step) * self._recipe.tokens_per_step / rate
         state = f"loss {sum(self._losses) / len(self._losses):.4f}, {rate:,.0f} tokens/s, {duration_text(left)} left"
-        if self._console.is_terminal:
+        if self._console.is_interactive:
             self._bar.update(self._task, completed=self._step, state=state)
         elif self._last_line is None or now - self._last_line >= _LINE_SECONDS or self._step == num_steps:
             self._last_line = now
@@ -63,7 +63,7 @@ class TrainingDisplay:
 
     def validating(self) -> Callable[[int, int], None]:
         """Return a callback (done, total) for a validation that begins now."""
-        if not self._console.is_terminal:
+        if not self._console.is_interactive:
             return Progress().phase("validating")
         return lambda done, total: self._bar.update(self._task, state=f"validating: {100 * done // total} %")
 
@@ -76,18 +76,19 @@ class TrainingDisplay:
 
     def say(self, line: str) -> None:
         """Print a line, above the bar where there is one."""
-        if self._console.is_terminal:
+        if self._console.is_interactive:
             self._bar.console.print(line, markup=False, highlight=False)
         else:
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._console.is_interactive:
             self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._console.is_interactive:  # elsewhere it would print an empty line
+            self._bar.stop()

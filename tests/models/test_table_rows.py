@@ -189,7 +189,7 @@ def test_a_table_of_other_weights_is_refused(exported):
 @pytest.mark.parametrize(
     ("field", "value"),
     [("vocab_size", 51), ("num_hidden_layers", 3), ("hidden_size", 48)],
-    ids=lambda value: str(value),
+    ids=str,
 )
 def test_a_table_of_another_geometry_is_refused(exported, field, value):
     config = dataclasses.replace(exported.config, **{field: value})
