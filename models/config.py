@@ -203,7 +203,7 @@ class ModelConfig:
     def _from_fields(cls, values: dict[str, Any], *, source: str) -> "ModelConfig":
         fields = {field.name: field for field in dataclasses.fields(cls)}
         if unknown := sorted(values.keys() - fields.keys()):
-            raise ConfigError(f"{source} has unknown keys: {', '.join(unknown)}")
+            raise ConfigError(f"{source} has unknown keys: {', '.join(map(repr, unknown))}")
         required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
         if missing := sorted(required - values.keys()):
             raise ConfigError(f"{source} lacks keys: {', '.join(missing)}")
