@@ -12,6 +12,7 @@ from models.presets import preset
 from paging import Encoding
 from server.cli.output import num_bytes_text, print_facts
 from server.cli.progress import Progress
+from server.engine.choices import Dtype
 
 
 class TableOf(StrEnum):
@@ -71,16 +72,24 @@ def import_(
     ],
     *,
     out: OutOption,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="How weights are stored.", show_default="as they are in SRC")
+    ] = None,
+    slim: Annotated[
+        bool, typer.Option("--slim", help="Leave out the memory's FFNs; the model then needs its ToL table.")
+    ] = False,
 ) -> None:
-    """Take over a LLaMA checkpoint in Hugging Face's format as a dense model, with fingerprints.
+    """Take over a LLaMA checkpoint in Hugging Face's format, or copy one of ours in another dtype or without its FFNs.
 
     Example: tolbooth import downloads/llama --out llama
     """
     from models.config import ModelConfig  # noqa: PLC0415 beside the next
     from models.importing import import_checkpoint  # noqa: PLC0415 loads torch
+    from server.engine.loading import TORCH_DTYPES  # noqa: PLC0415 loads torch
 
+    stored = None if dtype is None else TORCH_DTYPES[dtype]
     with Progress() as progress:
-        import_checkpoint(source, out, on_progress=progress.phase("weights"))
+        import_checkpoint(source, out, dtype=stored, slim=slim, on_progress=progress.phase("weights"))
     config = ModelConfig.load(out)
     print_facts({"checkpoint": str(out), "kind": config.model_type, "parameters": f"{config.total_params:,}"})
 

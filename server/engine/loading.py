@@ -30,7 +30,7 @@ from server.engine.choices import Device, Dtype, Memory
 TABLE_DIRECTORY = "table"
 """The name of a model's table inside its checkpoint directory."""
 
-_DTYPES = {Dtype.FP32: torch.float32, Dtype.BF16: torch.bfloat16, Dtype.FP16: torch.float16}
+TORCH_DTYPES = {Dtype.FP32: torch.float32, Dtype.BF16: torch.bfloat16, Dtype.FP16: torch.float16}
 
 PhaseProgress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
@@ -100,13 +100,13 @@ def load(
     if memory in {Memory.RESIDENT, Memory.MAPPED}:
         opened = _open(directory, config, table, on_progress)
     try:
-        model = load_model(directory, dtype=_DTYPES[dtype], device=place, with_memory=opened is None)
+        model = load_model(directory, dtype=TORCH_DTYPES[dtype], device=place, with_memory=opened is None)
         rows: RowSource | None = None
         if opened is not None and memory is Memory.RESIDENT:
             reading = _phase(on_progress, "reading the table")
-            rows = ResidentRows(opened, dtype=_DTYPES[dtype], device=place, on_progress=reading)
+            rows = ResidentRows(opened, dtype=TORCH_DTYPES[dtype], device=place, on_progress=reading)
         elif opened is not None:
-            rows = MappedRows(opened, dtype=_DTYPES[dtype], device=place)
+            rows = MappedRows(opened, dtype=TORCH_DTYPES[dtype], device=place)
         elif memory is Memory.COMPUTED:
             rows = ComputedRows(model)
     except BaseException:

@@ -70,3 +70,12 @@ def test_import_refuses_what_it_does_not_know(fails, dense_model, tmp_path):
     config = dense_model / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "mystery"}))
     assert "mystery" in fails("import", dense_model, "--out", tmp_path / "copy")
+
+
+def test_a_slim_copy_runs_from_the_table_of_its_source_and_from_nothing_else(tolbooth, fails, memory_model, tmp_path):
+    table = tmp_path / "table"
+    assert 0 == tolbooth("export-tol", memory_model, "--out", table).code
+    assert 0 == tolbooth("import", memory_model, "--slim", "--dtype", "bf16", "--out", tmp_path / "slim").code
+    output = tolbooth("generate", tmp_path / "slim", "--table", table, "--prompt", "Once", "--max-tokens", 3)
+    assert 0 == output.code
+    assert "slim" in fails("generate", tmp_path / "slim", "--memory", "computed", "--prompt", "Once")
