@@ -107,6 +107,8 @@ class ModelConfig:
             raise ConfigError(
                 f"context_beta is {self.context_beta}; a {self.model_type} model takes {', '.join(map(str, betas))}"
             )
+        if not self.context_beta and self.context_form is not ContextForm.SWIGLU:
+            raise ConfigError(f"context_form is {self.context_form}; a {self.model_type} model has no FFN-C to form")
         self._check_heads()
 
     def _check_heads(self) -> None:
@@ -201,7 +203,7 @@ class ModelConfig:
     def _from_fields(cls, values: dict[str, Any], *, source: str) -> "ModelConfig":
         fields = {field.name: field for field in dataclasses.fields(cls)}
         if unknown := sorted(values.keys() - fields.keys()):
-            raise ConfigError(f"{source} has unknown keys: {', '.join(unknown)}")
+            raise ConfigError(f"{source} has unknown keys: {', '.join(map(repr, unknown))}")
         required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
         if missing := sorted(required - values.keys()):
             raise ConfigError(f"{source} lacks keys: {', '.join(missing)}")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # Logits of a chunk: 4 Mi values stay in a large CPU cache in fp32, and fill a GPU well enough.
 CHUNK_LOGITS = 1 << 22
@@ -72,6 +73,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return total, mean
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_head = ctx.saved_tensors
         return grads[0] * grad_hidden, grads[0] * grad_head, None, None

@@ -53,7 +53,7 @@ class NameMap:
                 if value not in self.fixed[key]:
                     problems.append(f"{key} is {value!r}, which is not supported (only {_choices(self.fixed[key])})")
             elif key not in self.derived:
-                problems.append(f"{key} is not known for model_type {self.model_type}")
+                problems.append(f"{key!r} is not known for model_type {self.model_type}")
         if problems:
             raise ConfigError(f"{source}: {'; '.join(problems)}")
         for ours, other in self.same_as.items():

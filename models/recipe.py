@@ -1,6 +1,6 @@
 """The recipe of a training run: everything about it that is a number or a name.
 
-Knows no tensors and imports without torch, so that the command line can read its options' defaults and texts from here.
+Knows no tensors and imports without torch, so that the command line can read its options from here.
 """
 
 import math

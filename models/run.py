@@ -12,12 +12,12 @@ Knows files. The arithmetic is `models/training.py`'s.
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from models.checkpoint import load_model, save_checkpoint
+from models.config import ModelConfig
 from models.errors import CheckpointError, ConfigError
 from models.evaluation import Evaluation
+from models.recipe import Cadence, OptimizerName, Precision, TrainingConfig
 from models.training import StepResult, Trainer
+from paging.staging import remove_debris
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
@@ -39,20 +42,7 @@ MODEL_DIRECTORY = "model"
 KEPT_CHECKPOINTS = 2
 
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8})")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cadence:
-    """How often, in optimizer steps, a run looks up from its work."""
-
-    checkpoint_steps: int = 500
-    """Steps between checkpoints; there is one at the end in any case."""
-    validation_steps: int = 500
-    """Steps between validations; there is one at the end in any case."""
-
-    def __post_init__(self) -> None:
-        if self.checkpoint_steps < 1 or self.validation_steps < 1:
-            raise ConfigError("checkpoint_steps and validation_steps must be at least 1")
+_UNFINISHED_NAME = re.compile(r"\.(step-\d{8})\..+")
 
 
 class TrainingRun:
@@ -81,17 +71,13 @@ class TrainingRun:
 
         Raises `CheckpointError` where there is no run, `ConfigError` where it has another model or recipe.
         """
-        try:
-            stored = json.loads((self.directory / RUN_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"no run to resume at {self.directory}: {error}") from error
+        stored = _read_description(self.directory)
         for part, values in self._description().items():
-            there = stored.get(part) if isinstance(stored, dict) else None
-            if not isinstance(there, dict):
-                raise CheckpointError(f"{self.directory / RUN_FILE} does not describe a {part}; start a new run")
+            there = stored[part]
             if changed := sorted(name for name in values if there.get(name) != values[name]):
                 differences = ", ".join(f"{name} {there.get(name)!r} -> {values[name]!r}" for name in changed)
                 raise ConfigError(f"the run at {self.directory} has another {part} ({differences}); start a new run")
+        self._remove_debris()
         steps = self._checkpoints()
         self._restore(steps[-1] if steps else 0)
         self._cut_metrics()
@@ -107,26 +93,27 @@ class TrainingRun:
     ) -> bool:
         """Train to the end or until `should_stop`, and save either way; return whether the end was reached."""
         trainer, saved_step = self.trainer, self.trainer.step_count
-        while not trainer.is_done and not should_stop():
-            result = trainer.step()
-            self._add_metrics(result._asdict())
-            if on_step:
-                on_step(result)
-            if validate and (trainer.is_done or trainer.step_count % cadence.validation_steps == 0):
-                evaluation = validate()
-                line = {
-                    "step": trainer.step_count,
-                    "validation_perplexity": evaluation.perplexity,
-                    "validation_bits_per_byte": evaluation.bits_per_byte,
-                }
-                self._add_metrics(line)
-                if on_validation:
-                    on_validation(evaluation)
-            if trainer.step_count % cadence.checkpoint_steps == 0:
+        with self._lock():
+            while not trainer.is_done and not should_stop():
+                result = trainer.step()
+                self._add_metrics(result._asdict())
+                if on_step:
+                    on_step(result)
+                if validate and (trainer.is_done or trainer.step_count % cadence.validation_steps == 0):
+                    evaluation = validate()
+                    line = {
+                        "step": trainer.step_count,
+                        "validation_perplexity": evaluation.perplexity,
+                        "validation_bits_per_byte": evaluation.bits_per_byte,
+                    }
+                    self._add_metrics(line)
+                    if on_validation:
+                        on_validation(evaluation)
+                if trainer.step_count % cadence.checkpoint_steps == 0:
+                    self._save()
+                    saved_step = trainer.step_count
+            if saved_step != trainer.step_count:
                 self._save()
-                saved_step = trainer.step_count
-        if saved_step != trainer.step_count:
-            self._save()
         return trainer.is_done
 
     def finish(self, token_counts_V: Tensor) -> None:
@@ -144,6 +131,19 @@ class TrainingRun:
             write_more=write_counts,
         )
 
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Keep other processes from training in this directory; the kernel forgets the lock when a process dies."""
+        handle = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise CheckpointError(f"another process trains in {self.directory}; wait for it or end it") from error
+            yield
+        finally:
+            os.close(handle)
+
     def _description(self) -> dict[str, dict[str, Any]]:
         return {
             "model": json.loads(self.trainer.model.config.to_json()),
@@ -158,6 +158,14 @@ class TrainingRun:
         parent = self.directory / "checkpoints"
         entries = parent.iterdir() if parent.is_dir() else ()
         return sorted(int(match[1]) for entry in entries if (match := _CHECKPOINT_NAME.fullmatch(entry.name)))
+
+    def _remove_debris(self) -> None:
+        """Remove what a kill left of unfinished checkpoints: their steps may never be saved again."""
+        parent = self.directory / "checkpoints"
+        with self._write_errors():
+            for entry in list(parent.iterdir()) if parent.is_dir() else ():
+                if match := _UNFINISHED_NAME.fullmatch(entry.name):
+                    remove_debris(parent / match[1])
 
     def _save(self) -> None:
         trainer = self.trainer
@@ -225,6 +233,32 @@ class TrainingRun:
             yield
         except OSError as error:
             raise CheckpointError(f"cannot write to the run at {self.directory}: {error}") from error
+
+
+def read_run(directory: Path) -> tuple[ModelConfig, TrainingConfig]:
+    """Return the model's sizes and the recipe that the run at `directory` began with, or raise `CheckpointError`."""
+    stored = _read_description(directory)
+    config = ModelConfig.from_dict(stored["model"], source=str(directory / RUN_FILE))
+    recipe = stored["recipe"]
+    try:
+        words = {"optimizer": OptimizerName(recipe["optimizer"]), "precision": Precision(recipe["precision"])}
+        return config, TrainingConfig(**recipe | words)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{directory / RUN_FILE} has another recipe than ours ({error}); start a new run"
+        ) from error
+
+
+def _read_description(directory: Path) -> dict[str, dict[str, Any]]:
+    path = directory / RUN_FILE
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"no run to resume at {directory}: {error}") from error
+    for part in ("model", "recipe"):
+        if not isinstance(stored, dict) or not isinstance(stored.get(part), dict):
+            raise CheckpointError(f"{path} does not describe a {part}; start a new run")
+    return {part: stored[part] for part in ("model", "recipe")}
 
 
 def _replace_text(path: Path, text: str) -> None:

@@ -16,6 +16,20 @@ from models.config import ContextForm, Kind, ModelConfig
 from models.rows import Rows
 
 
+class Linear(nn.Linear):
+    """A matrix whose values are loaded or come from `init_weights`; PyTorch's own first values would cost seconds."""
+
+    def reset_parameters(self) -> None:
+        """Leave the values as they are."""
+
+
+class Embedding(nn.Embedding):
+    """As `Linear`, for a table of vectors."""
+
+    def reset_parameters(self) -> None:
+        """Leave the values as they are."""
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm with a learned scale."""
 
@@ -34,9 +48,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+        self.gate_proj = Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, x_Nd: Tensor) -> Tensor:
         """Return the FFN of each token, [N, d]."""
@@ -49,8 +63,8 @@ class LinearContext(nn.Module):
 
     def __init__(self, hidden_size: int, width: int) -> None:
         super().__init__()
-        self.up_proj = nn.Linear(hidden_size, width, bias=False)
-        self.down_proj = nn.Linear(width, hidden_size, bias=False)
+        self.up_proj = Linear(hidden_size, width, bias=False)
+        self.down_proj = Linear(width, hidden_size, bias=False)
 
     def forward(self, x_Nd: Tensor) -> Tensor:
         """Return the map of each token, [N, d]."""
@@ -78,10 +92,10 @@ class Attention(nn.Module):
         self.heads = (config.num_attention_heads, config.head_dim)
         self.kv_heads = (config.num_key_value_heads, config.head_dim)
         kv_size = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=False)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.q_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.k_proj = Linear(config.hidden_size, kv_size, bias=False)
+        self.v_proj = Linear(config.hidden_size, kv_size, bias=False)
+        self.o_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(self, x_Nd: Tensor, layer: int, rotary: tuple[Tensor, Tensor], context: AttentionContext) -> Tensor:
         """Return what each token gathers from its context, [N, d]."""
@@ -124,7 +138,7 @@ class Backbone(nn.Module):
 
     def __init__(self, config: ModelConfig, *, with_memory: bool) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, with_memory=with_memory) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
@@ -138,7 +152,7 @@ class Transformer(nn.Module):
         self.model = Backbone(config, with_memory=with_memory)
         self.lm_head = None
         if not config.tie_word_embeddings:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def forward(
         self,

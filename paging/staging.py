@@ -15,10 +15,13 @@ import os
 import re
 import secrets
 import shutil
+import time
 from pathlib import Path
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_LOCKED_BY_SECONDS = 3600
+"""A living writer has locked its directory long before."""
 
 
 class StagingDirectory:
@@ -78,7 +81,7 @@ def remove_debris(target: Path) -> None:
 
 
 def _remove_if_dead(path: Path, *, put_back: Path | None) -> None:
-    if not any(path.iterdir()):
+    if not any(path.iterdir()) and time.time() - path.stat().st_mtime < _LOCKED_BY_SECONDS:
         return  # perhaps just made by a living writer, who locks before putting anything in
     lock = _lock(path)
     if lock is None:

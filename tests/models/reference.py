@@ -31,9 +31,7 @@ def logits(config, weights, ids, *, alpha=None):
 def row(config, weights, layer, token):
     """Return `FFN_l(norm_l(x_t))` (eq. 2.9), [d]."""
     prefix = f"model.layers.{layer}.memory."
-    x = _norm(
-        weights["model.embed_tokens.weight"][token], weights[prefix + "norm.weight"], config.rms_norm_eps
-    )
+    x = _norm(weights["model.embed_tokens.weight"][token], weights[prefix + "norm.weight"], config.rms_norm_eps)
     return _swiglu(weights, prefix, x)
 
 

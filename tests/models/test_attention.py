@@ -122,7 +122,7 @@ def test_float32_is_within_1e_6_of_the_reference():
 # With a paged cache
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(schedule=schedules(), head_dim_multiple=st.sampled_from([1, 8]))
 def test_any_schedule_over_a_paged_cache_equals_whole_sequences(schedule, head_dim_multiple):
     # Slots that hold NaN (not yet written, past the end, of a padding block) never show.

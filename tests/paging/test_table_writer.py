@@ -306,3 +306,12 @@ def test_table_has_the_permissions_that_new_directories_get(tmp_path):
     write_table(tmp_path / "table")
     (tmp_path / "plain").mkdir()
     assert (tmp_path / "table").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_an_empty_staging_directory_is_removed_once_it_is_old(tmp_path):
+    old, young = tmp_path / ".table.partial-00000001", tmp_path / ".table.partial-00000002"
+    old.mkdir()
+    young.mkdir()
+    os.utime(old, (0, 0))
+    staging.remove_debris(tmp_path / "table")
+    assert entries(tmp_path) == [young.name]

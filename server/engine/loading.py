@@ -1,0 +1,202 @@
+"""From a checkpoint directory to a model that is ready to run: weights, tokenizer, and a source for its rows.
+
+Knows which table belongs to a model and where it lies. Knows nothing of what a table or a checkpoint is made of.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from tokenizers import Tokenizer
+
+from models.bundled import bundled_models, resolve_model
+from models.checkpoint import load_model, read_fingerprints
+from models.computed_rows import ComputedRows
+from models.config import ModelConfig
+from models.errors import CheckpointError, ConfigError
+from models.export import export_table
+from models.rows import RowSource
+from models.table_rows import MappedRows, ResidentRows, open_table
+from models.tokenizer import TOKENIZER_FILE, load_tokenizer
+from models.transformer import Transformer
+from paging import Encoding, Table, TableError, TableWriteError
+from server.directories import cache_directory
+from server.engine.choices import Device, Dtype, Memory
+
+TABLE_DIRECTORY = "table"
+"""The name of a model's table inside its checkpoint directory."""
+
+TORCH_DTYPES = {Dtype.FP32: torch.float32, Dtype.BF16: torch.bfloat16, Dtype.FP16: torch.float16}
+
+PhaseProgress = Callable[[str, int, int], None]
+"""Called with (what is being done, done, total)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model and what it needs to run; closing it closes its table."""
+
+    model: Transformer
+    """The backbone; with its memory's FFNs only where rows are computed."""
+    rows: RowSource | None
+    """The memory, None for a dense model; its values come in the model's dtype."""
+    tokenizer: Tokenizer | None
+    """None where the checkpoint has none."""
+    table: Table | None
+    """The open table behind `rows`, where there is one."""
+    memory: Memory | None
+    """Where rows come from; None for a dense model."""
+
+    def require_tokenizer(self) -> Tokenizer:
+        """Return the tokenizer, or raise `CheckpointError`."""
+        if self.tokenizer is None:
+            raise CheckpointError(f"the model has no {TOKENIZER_FILE}; put one into its directory to use it with text")
+        return self.tokenizer
+
+    def close(self) -> None:
+        """Close the table; the model cannot be run afterwards where its memory is mapped."""
+        if self.table is not None:
+            self.table.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load(
+    directory: Path,
+    *,
+    memory: Memory | None = None,
+    table: Path | None = None,
+    dtype: Dtype | None = None,
+    device: Device = Device.AUTO,
+    on_progress: PhaseProgress | None = None,
+) -> LoadedModel:
+    """Load the checkpoint `directory`; use the result as a context manager.
+
+    memory: None takes `mapped` where the kind has a memory. With a table the memory's tensors are never read.
+    table: another than the model's own, which is `directory/table` or the one in the user's cache. A bundled model's
+        is put there when it is first needed.
+    dtype: None takes fp32 on the CPU and bf16 on CUDA.
+
+    Raises `CheckpointError`, `ConfigError` for choices that do not fit, `TableError` for a table that does not.
+    """
+    config = ModelConfig.load(directory)
+    memory = _chosen_memory(config, directory, memory, table)
+    place = torch_device(device)
+    if dtype is None:
+        dtype = Dtype.BF16 if place.type == "cuda" else Dtype.FP32
+    tokenizer_file = directory / TOKENIZER_FILE
+    tokenizer = load_tokenizer(tokenizer_file) if tokenizer_file.exists() else None
+    opened = None
+    if memory in {Memory.RESIDENT, Memory.MAPPED}:
+        opened = _open(directory, config, table, on_progress)
+    try:
+        model = load_model(directory, dtype=TORCH_DTYPES[dtype], device=place, with_memory=opened is None)
+        rows: RowSource | None = None
+        if opened is not None and memory is Memory.RESIDENT:
+            reading = _phase(on_progress, "reading the table")
+            rows = ResidentRows(opened, dtype=TORCH_DTYPES[dtype], device=place, on_progress=reading)
+        elif opened is not None:
+            rows = MappedRows(opened, dtype=TORCH_DTYPES[dtype], device=place)
+        elif memory is Memory.COMPUTED:
+            rows = ComputedRows(model)
+    except BaseException:
+        if opened is not None:
+            opened.close()
+        raise
+    return LoadedModel(model=model, rows=rows, tokenizer=tokenizer, table=opened, memory=memory)
+
+
+def torch_device(device: Device) -> torch.device:
+    """Return the device that was chosen; `ConfigError` for CUDA where there is none."""
+    available = torch.cuda.is_available()
+    if device is Device.CUDA and not available:
+        raise ConfigError("device is cuda, but PyTorch finds no CUDA device here; use cpu")
+    return torch.device("cpu" if device is Device.CPU or not available else "cuda")
+
+
+def is_bundled(directory: Path) -> bool:
+    """Whether a checkpoint directory is one that comes with the package, and so may be read-only."""
+    return directory.resolve() in {resolve_model(name).resolve() for name in bundled_models()}
+
+
+def cached_table(fingerprint: str, encoding: Encoding = Encoding.BF16) -> Path:
+    """Return where the user's cache has the table with this fingerprint."""
+    return cache_directory() / "tables" / f"{fingerprint}-{encoding}"
+
+
+def own_table(directory: Path, encoding: Encoding = Encoding.BF16) -> Path:
+    """Return where `tolbooth export-tol` puts a model's table: inside the checkpoint; in the cache if it is bundled."""
+    if not is_bundled(directory):
+        return directory / TABLE_DIRECTORY
+    fingerprint = read_fingerprints(directory).table
+    if fingerprint is None:
+        raise CheckpointError(f"{directory} is a dense model; it has no memory to export")
+    return cached_table(fingerprint, encoding)
+
+
+def _chosen_memory(config: ModelConfig, directory: Path, memory: Memory | None, table: Path | None) -> Memory | None:
+    if not config.has_memory:
+        if memory is not None or table is not None:
+            raise ConfigError(f"{directory} is a dense model; it takes neither a memory nor a table")
+        return None
+    if memory is Memory.COMPUTED and table is not None:
+        raise ConfigError(f"a computed memory reads no table; leave out {table}, or choose resident or mapped")
+    return memory or Memory.MAPPED
+
+
+def _open(directory: Path, config: ModelConfig, table: Path | None, on_progress: PhaseProgress | None) -> Table:
+    """Open the table that was named, or the model's own."""
+    fingerprint = read_fingerprints(directory).table
+    if fingerprint is None:
+        raise CheckpointError(f"{directory} does not say which ToL table goes with it; `tolbooth import` repairs that")
+    if table is not None:
+        return open_table(table, config, fingerprint)
+    own, cached = directory / TABLE_DIRECTORY, cached_table(fingerprint)
+    if own.exists():
+        return open_table(own, config, fingerprint)
+    if is_bundled(directory):
+        return _open_cached(cached, directory, config, fingerprint, _phase(on_progress, "building the table"))
+    if cached.exists():
+        return open_table(cached, config, fingerprint)
+    raise CheckpointError(
+        f"{directory} has no ToL table; `tolbooth export-tol {directory}` makes it, or compute its memory"
+    )
+
+
+def _open_cached(
+    cached: Path,
+    directory: Path,
+    config: ModelConfig,
+    fingerprint: str,
+    on_progress: Callable[[int, int], None] | None,
+) -> Table:
+    """Open a bundled model's table in the cache; it is made where it is not there or, having been there, broken."""
+    existed = cached.exists()
+    try:
+        return open_table(cached, config, fingerprint)
+    except TableError:
+        if existed:  # what cleans caches removes single files
+            shutil.rmtree(cached, ignore_errors=True)
+    try:
+        export_table(directory, cached, on_progress=on_progress)
+    except TableWriteError:
+        # Another process may have made it meanwhile; if not, opening would only hide what went wrong.
+        if not cached.exists():
+            raise
+    return open_table(cached, config, fingerprint)
+
+
+def _phase(on_progress: PhaseProgress | None, what: str) -> Callable[[int, int], None] | None:
+    if on_progress is None:
+        return None
+    return lambda done, total: on_progress(what, done, total)
