@@ -28,6 +28,11 @@ class PagedRows:
         self.timeout = timeout
         self._lease: Lease | None = None
 
+    @property
+    def max_rows(self) -> int:
+        """Different rows that one batch can have: slots that are not for pinned rows."""
+        return self.pager.leasable_slots
+
     def fetch(self, row_keys_N: Tensor) -> "PagedBatch":
         """Lease the batch's rows, waiting for them, and give back those of the batch before.
 
@@ -35,6 +40,7 @@ class PagedRows:
         read, `LeaseTimeoutError` where rows do not arrive in time.
         """
         self.close()
+        self.pager.poll()  # rows that are brought early come along, also where every batch finds its own
         lease = self._lease = self.pager.lease(row_keys_N.numpy(force=True).copy())
         if not self.pager.wait(lease, self.timeout):
             outlook = self.pager.outlook(lease)

@@ -9,7 +9,15 @@ from rich.console import Console
 from rich.text import Text
 
 from models.bundled import resolve_model
-from server.cli.options import DeviceOption, DtypeOption, JsonOption, MemoryOption, ModelArgument, TableOption
+from server.cli.options import (
+    DeviceOption,
+    DeviceRowsOption,
+    DtypeOption,
+    JsonOption,
+    MemoryOption,
+    ModelArgument,
+    TableOption,
+)
 from server.cli.output import print_json
 from server.cli.progress import Progress
 from server.engine.choices import Device
@@ -27,6 +35,7 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0, help="Randomness; 0 takes the likeliest token.")] = 0.8,
     seed: Annotated[int, typer.Option(help="Chooses among the random texts.")] = 0,
     memory: MemoryOption = None,
+    device_rows: DeviceRowsOption = None,
     table: TableOption = None,
     device: DeviceOption = Device.AUTO,
     dtype: DtypeOption = None,
@@ -42,7 +51,13 @@ def generate(
 
     with Progress() as progress:
         loaded = load(
-            resolve_model(model), memory=memory, table=table, dtype=dtype, device=device, on_progress=progress.update
+            resolve_model(model),
+            memory=memory,
+            device_rows=device_rows,
+            table=table,
+            dtype=dtype,
+            device=device,
+            on_progress=progress.update,
         )
     with loaded:
         prompt_ids = encode(loaded.require_tokenizer(), prompt)

@@ -1,5 +1,7 @@
 """Rows of a pager as a model's memory: the very bits of a resident table."""
 
+import time
+
 import pytest
 import torch
 
@@ -44,9 +46,10 @@ def logits_of(model, rows, ids_N):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("host_budget", [None, Budget(num_rows=3)])
-def test_logits_are_those_of_the_resident_table_bit_for_bit(table, storage, dtype, host_budget):
+@pytest.mark.parametrize("num_slots", [8, 9, 20])
+def test_logits_are_those_of_the_resident_table_bit_for_bit(table, storage, dtype, host_budget, num_slots):
     model, resident = random_model(dtype=dtype), ResidentRows(table, dtype=dtype)
-    with paged(storage, table, dtype=dtype, host_budget=host_budget) as rows:
+    with paged(storage, table, num_slots=num_slots, dtype=dtype, host_budget=host_budget) as rows:
         for seed in range(6):
             ids_N = random_ids(8, seed=seed)
             assert torch.equal(logits_of(model, resident, ids_N), logits_of(model, rows, ids_N))
@@ -80,6 +83,16 @@ def test_a_batch_gives_its_rows_back_when_the_next_is_fetched(table, storage):
         rows.fetch(torch.tensor([3, 4]))
         assert 2 == rows.pager.stats().device_leased_rows
     assert 0 == rows.pager.stats().device_leased_rows
+
+
+def test_rows_brought_early_arrive_while_batches_miss_none(table, storage):
+    with paged(storage, table) as rows:
+        rows.fetch(torch.tensor([1]))
+        rows.pager.preload(torch.arange(9).numpy())
+        deadline = time.monotonic() + 30
+        while rows.pager.stats().device_rows < 9 and time.monotonic() < deadline:
+            rows.fetch(torch.tensor([1]))
+        assert 9 == rows.pager.stats().device_rows
 
 
 def test_a_batch_does_not_mind_what_becomes_of_its_ids(table, storage):
