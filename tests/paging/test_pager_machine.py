@@ -31,6 +31,7 @@ class PagerMachine(RuleBasedStateMachine):
         self.storages = {}
         self.live = []
         self.pins = []
+        self.ahead = []
         self.num_requests = 0
         self.attach(NUM_ROWS)
 
@@ -87,6 +88,15 @@ class PagerMachine(RuleBasedStateMachine):
     def lease(self, numbers):
         return self.hold(self.pager.lease, numbers)
 
+    @rule(target=leases, numbers=st.lists(st.integers(0, 5), min_size=1, max_size=3))
+    def lease_what_is_there(self, numbers):
+        there = self.pager.residency().device_keys
+        if not len(there):
+            return multiple()
+        lease = self.pager.lease(there[np.array(numbers) % len(there)])
+        self.live.append(lease)
+        return lease
+
     @rule(target=leases, numbers=KEYS.filter(lambda numbers: len(numbers) < 3))
     def pin(self, numbers):
         return self.hold(self.pager.pin, numbers, self.pins)
@@ -101,7 +111,8 @@ class PagerMachine(RuleBasedStateMachine):
 
     @rule(target=prefetches, numbers=st.lists(st.integers(0, NUM_ROWS - 1), max_size=12))
     def prefetch(self, numbers):
-        return self.pager.prefetch(self.to_keys(numbers))
+        self.ahead.append(self.pager.prefetch(self.to_keys(numbers)))
+        return self.ahead[-1]
 
     @rule(target=prefetches, numbers=st.lists(st.integers(0, NUM_ROWS - 1), max_size=12))
     def preload(self, numbers):
@@ -165,8 +176,11 @@ class PagerMachine(RuleBasedStateMachine):
             self.leased_values_are_the_rows()
             if done := [lease for lease in self.live if lease.state is not LeaseState.WAITING]:
                 self.release(done[0])
+        for prefetch in self.ahead:
+            prefetch.cancel()
         assert [] == self.live
         assert 0 == self.pager.stats().device_leased_rows
+        assert not self.pager._parts.asks.count.any()
 
 
 TestPagerMachine = PagerMachine.TestCase

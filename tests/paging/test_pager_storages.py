@@ -103,8 +103,11 @@ def test_detaching_awaits_reads_under_way():
         pager.lease(keys(1))
     storage.end_all()
     pager.detach(key_range, timeout=0)
-    assert KeyRange(0, 8) == attach(pager, 8, 1)[1]
-    pager.check_integrity()
+    new, new_keys = attach(pager, 8, 1)
+    lease = pager.lease(keys(1))
+    settle(pager, new)
+    assert KeyRange(0, 8) == new_keys
+    assert np.array_equal(new.rows[[1]], payload(pager, lease))
 
 
 def test_keys_whose_reads_are_under_way_are_given_to_nobody():
