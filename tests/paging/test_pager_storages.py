@@ -134,6 +134,17 @@ def test_a_prefetch_forgets_the_rows_of_a_storage_that_goes_away():
     pager.check_integrity()
 
 
+def test_detaching_awaits_copies_to_the_device():
+    pager = make_pager(2, host_slots=2, kind="late")
+    storage, key_range = attach(pager, 8, 0)
+    lease = pager.lease(keys(1))
+    settle(pager, storage)
+    pager.release(lease)
+    pager.detach(key_range)
+    pager.poll()
+    pager.check_integrity()
+
+
 def test_recent_keys_forget_a_storage_that_goes_away():
     pager = make_pager(4)
     base, _ = attach(pager, 8, 0)
