@@ -134,21 +134,19 @@ class Admission:
     def _admit(self, waiter: Waiter) -> bool:
         slots = self._ready(waiter.keys)
         absent = waiter.keys[self._device.slot_of_key[waiter.keys] < 0].tolist()
-        unplaced = [key for key in absent if key not in self._demand.unplaced and not self._is_landing(key)]
+        # Where reads land on the device, a row that is being read has its slot.
+        promised, landing = self._demand.unplaced, self._reads.under_way if self._host is None else ()
+        unplaced = [key for key in absent if key not in promised and key not in landing]
         needed = len(unplaced) + int(np.count_nonzero(self._device.holds[slots] == 0))
         if needed > self._loader.spare:
             return False
         self._device.hold(slots)
         self._demand.add(waiter.keys)
-        for key in unplaced:
-            self._demand.queue(key, in_host=self._host is not None and bool(self._host.slots.slot_of_key[key] >= 0))
+        in_host = set() if self._host is None else self._host.slots.ready_of(unplaced)
+        self._demand.queue(unplaced, in_host=in_host)
         waiter.lease.missing = set(absent)
         waiter.is_admitted = True
         return True
-
-    def _is_landing(self, key: int) -> bool:
-        """Whether an absent row has a device slot that it is being read into."""
-        return self._host is None and key in self._reads.under_way
 
     def _ready(self, keys: Keys) -> Slots:
         slots = self._device.slot_of_key[keys]

@@ -3,7 +3,7 @@
 Knows keys; knows nothing of leases or of bytes.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 import numpy as np
 
@@ -40,10 +40,11 @@ class Demand:
         if self.unplaced:
             self.unplaced.difference_update(keys[self.wanted[keys] == 0].tolist())
 
-    def queue(self, key: int, *, in_host: bool) -> None:
-        """Note a promised row without a slot that must be read, or copied from the host tier."""
-        self.unplaced.add(key)
-        (self._in_host if in_host else self._unread)[key] = None
+    def queue(self, keys: Iterable[int], *, in_host: Container[int]) -> None:
+        """Note promised rows without a slot, which must be read or, those `in_host`, copied from the host tier."""
+        for key in keys:
+            self.unplaced.add(key)
+            (self._in_host if key in in_host else self._unread)[key] = None
 
     def take_unread(self, count: int, skip: Container[int]) -> list[int]:
         """Return the next rows to read, at most `count`, in the order they were asked for; none that is in `skip`."""

@@ -18,6 +18,8 @@ def check_integrity(parts: Parts) -> None:
     else:
         _check_tier(parts.device, set(), "device")
         _check_tier(parts.host.slots, landing_in_host, "host")
+    for tier in [parts.device] if parts.host is None else [parts.device, parts.host.slots]:
+        _law(bool(parts.space.is_open[tier.slot_of_key >= 0].all()), "only rows of attached storages are there")
     _check_holds(parts)
     _check_promises(parts)
     _check_asks(parts)

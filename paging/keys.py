@@ -91,12 +91,12 @@ class KeySpace(Generic[S]):
         del self._ranges[place]
         del self._storages[place]
 
-    def locate(self, key: int) -> tuple[S, int]:
-        """Return the storage of a key that is in use, and its row there."""
+    def locate(self, key: int) -> tuple[S, KeyRange]:
+        """Return the storage of a key that is in use, and all its keys."""
         place = bisect_right(self._ranges, key, key=lambda keys: keys.start) - 1
         assert place >= 0, "a key below all ranges"
         assert key in self._ranges[place], "a key between two ranges"
-        return self._storages[place], key - self._ranges[place].start
+        return self._storages[place], self._ranges[place]
 
     def check(self, keys: Keys) -> None:
         """Raise `IndexError` naming the first of `keys` that may not be asked for."""

@@ -105,8 +105,8 @@ class Loader:
             self._slab.publish(keys, slots)
             return Arrivals(set(keys.tolist()), failed)
         self._host.slots.publish(slots, keys, np.zeros_like(wanted), pending)
-        for key in keys[(wanted > 0) & (self._device.slot_of_key[keys] < 0)].tolist():
-            self._demand.queue(key, in_host=True)
+        promised = keys[(wanted > 0) & (self._device.slot_of_key[keys] < 0)].tolist()
+        self._demand.queue(promised, in_host=set(promised))
         preloaded = [fetch.key for fetch in landed if fetch.origin is Origin.PRELOAD]
         return Arrivals(self._place([key for key in preloaded if not self._demand.wanted[key]][: self._idle]), failed)
 

@@ -204,10 +204,7 @@ class Pager:
         return self._admission.outlook(lease)
 
     def gather(self, layer: int, lease: Lease) -> Tensor:
-        """Return one layer's values of a ready lease's rows, [n, hidden_size] in the encoding's own dtype.
-
-        Zeros where the table left the layer out.
-        """
+        """Return one layer's values of a ready lease's rows, [n, d] as they are encoded; zeros if it was left out."""
         if lease.slots is None or not lease.is_ready:
             raise ValueError(f"the lease is {lease.state}; rows can be read while it is ready")
         if lease.index is None:

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from paging.errors import RowReadError
-from paging.keys import KeySpace
+from paging.keys import KeyRange, KeySpace
 from paging.slab import HostSlab
 from paging.slots import Slots
 from paging.stats import Counters
@@ -103,13 +103,17 @@ class Reads:
 
     def start(self, keys: Sequence[int], slots: Slots, origin: Origin) -> None:
         """Read rows, none of which is being read, into slots; returns before they are there."""
-        batches: dict[int, tuple[Storage, list[Read]]] = {}
+        batches: dict[KeyRange, tuple[Storage, list[Read]]] = {}
         now, load = self._clock(), len(self.under_way) + len(keys)
+        start, stop, reads = 0, 0, []
         for key, slot in zip(keys, slots.tolist(), strict=True):
-            storage, row = self._space.locate(key)
-            read = Read(row, self._slab.buffer(slot), tag=key)
+            if not start <= key < stop:  # most batches stay in one range
+                storage, key_range = self._space.locate(key)
+                start, stop = key_range.start, key_range.stop
+                reads = batches.setdefault(key_range, (storage, []))[1]
+            read = Read(key - start, self._slab.buffer(slot), tag=key)
             self.under_way[key] = Fetch(key, slot, origin, read, now, load)
-            batches.setdefault(id(storage), (storage, []))[1].append(read)
+            reads.append(read)
         self._num_for[origin] += len(keys)
         for storage, reads in batches.values():
             try:

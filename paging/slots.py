@@ -144,6 +144,11 @@ class SlotMap:
         self.evictable[slots] = idle & ~kept
         self.kept[slots] = idle & kept
 
+    def ready_of(self, keys: list[int]) -> set[int]:
+        """Return those of `keys` that are ready."""
+        rows = np.array(keys, dtype=np.int64)
+        return set(rows[self.slot_of_key[rows] >= 0].tolist())
+
     def ready_in(self, keys: KeyRange) -> Slots:
         """Return the slots of the rows of a key range that are ready."""
         slots = self.slot_of_key[keys.start : keys.stop]

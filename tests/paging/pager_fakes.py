@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from paging import Encoding, RowReadError, TableGeometry
+from paging.cuda_slab import CudaSlab, PinnedSlab
 from paging.loader import HostTier
 from paging.pager import Pager
 from paging.policy.lru import LRU
@@ -73,11 +74,57 @@ def random_rows(num_rows, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (num_rows, GEOMETRY.row_bytes), dtype=np.uint8)
 
 
-def make_pager(num_slots, *, host_slots=0, clock=None, policy=LRU, **options):
-    slab = CpuSlab(num_slots, GEOMETRY.row_bytes)
+class LateCopy:
+    """Rows that a `LateSlab` has not copied yet."""
+
+    def __init__(self, slab, slots, source, source_slots):
+        self.slab, self.slots, self.source, self.source_slots = slab, slots, source, source_slots
+        self.done = False
+
+    def is_done(self):
+        return self.done
+
+    def wait(self):
+        while not self.done:
+            self.slab.copy_next()
+
+
+class LateSlab(CpuSlab):
+    """Like a GPU: reads cannot land in it, and copies happen when they must have happened, or when the test says so."""
+
+    def __init__(self, num_slots, row_bytes):
+        super().__init__(num_slots, row_bytes)
+        self.landing = None
+        self.copies = []
+
+    def copy_in(self, slots, source, source_slots):
+        self.copies.append(LateCopy(self, slots, source, source_slots))
+        return self.copies[-1]
+
+    def copy_next(self):
+        copy = self.copies.pop(0)
+        super().copy_in(copy.slots, copy.source, copy.source_slots)
+        copy.done = True
+
+    def index(self, slots):
+        while self.copies:
+            self.copy_next()
+        return super().index(slots)
+
+
+def make_slabs(kind, num_slots, host_slots):
+    """The device's slab and the host tier's: `cpu`, `late` or `cuda`."""
+    row_bytes = GEOMETRY.row_bytes
+    if kind == "cuda":
+        return CudaSlab(num_slots, row_bytes, torch.device("cuda")), PinnedSlab(host_slots, row_bytes)
+    return (LateSlab if kind == "late" else CpuSlab)(num_slots, row_bytes), HostSlab(host_slots, row_bytes)
+
+
+def make_pager(num_slots, *, host_slots=0, clock=None, policy=LRU, kind="cpu", **options):
+    slab, host_slab = make_slabs(kind, num_slots, host_slots)
     host = None
     if host_slots:
-        host = HostTier(slots=SlotMap(policy(host_slots)), slab=HostSlab(host_slots, GEOMETRY.row_bytes))
+        host = HostTier(slots=SlotMap(policy(host_slots)), slab=host_slab)
     return Pager(geometry=GEOMETRY, slab=slab, policy=policy(num_slots), host=host, clock=clock or Clock(), **options)
 
 
@@ -87,5 +134,5 @@ def keys(*values):
 
 def payload(pager, lease):
     """The bytes of a lease's rows, put together again from its layers."""
-    layers = [pager.gather(layer, lease).contiguous().view(torch.uint8) for layer in GEOMETRY.layers]
+    layers = [pager.gather(layer, lease).cpu().contiguous().view(torch.uint8) for layer in GEOMETRY.layers]
     return np.concatenate([layer.numpy() for layer in layers], axis=1)

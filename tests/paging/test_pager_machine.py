@@ -14,6 +14,7 @@ KEYS = st.lists(st.integers(0, NUM_ROWS - 1), min_size=0, max_size=6)
 
 
 class PagerMachine(RuleBasedStateMachine):
+    kinds = ("cpu", "late")
     leases = Bundle("leases")
     prefetches = Bundle("prefetches")
 
@@ -22,15 +23,22 @@ class PagerMachine(RuleBasedStateMachine):
         host_slots=st.integers(0, 3),
         queue_depth=st.integers(1, 4),
         share=st.sampled_from([0.1, 0.5, 1.0]),
+        late=st.booleans(),
     )
-    def start(self, num_slots, host_slots, queue_depth, share):
-        self.pager = make_pager(num_slots, host_slots=host_slots, queue_depth=queue_depth, prefetch_share=share)
+    def start(self, num_slots, host_slots, queue_depth, share, late):
+        self.kind = self.kinds[late]
+        if self.kind != "cpu":
+            host_slots += 1
+        self.pager = make_pager(
+            num_slots, host_slots=host_slots, queue_depth=queue_depth, prefetch_share=share, kind=self.kind
+        )
         self.queue_depth = queue_depth
         self.seed = 0
         self.row_of_key = {}
         self.storages = {}
         self.live = []
         self.pins = []
+        self.ahead = []
         self.num_requests = 0
         self.attach(NUM_ROWS)
 
@@ -87,12 +95,22 @@ class PagerMachine(RuleBasedStateMachine):
     def lease(self, numbers):
         return self.hold(self.pager.lease, numbers)
 
+    @rule(target=leases, numbers=st.lists(st.integers(0, 5), min_size=1, max_size=3))
+    def lease_what_is_there(self, numbers):
+        there = self.pager.residency().device_keys
+        if not len(there):
+            return multiple()
+        lease = self.pager.lease(there[np.array(numbers) % len(there)])
+        self.live.append(lease)
+        return lease
+
     @rule(target=leases, numbers=KEYS.filter(lambda numbers: len(numbers) < 3))
     def pin(self, numbers):
         return self.hold(self.pager.pin, numbers, self.pins)
 
     @rule(lease=consumes(leases))
     def release(self, lease):
+        self.check_values(lease)
         self.count(lease)
         self.pager.release(lease)
         self.live.remove(lease)
@@ -101,7 +119,8 @@ class PagerMachine(RuleBasedStateMachine):
 
     @rule(target=prefetches, numbers=st.lists(st.integers(0, NUM_ROWS - 1), max_size=12))
     def prefetch(self, numbers):
-        return self.pager.prefetch(self.to_keys(numbers))
+        self.ahead.append(self.pager.prefetch(self.to_keys(numbers)))
+        return self.ahead[-1]
 
     @rule(target=prefetches, numbers=st.lists(st.integers(0, NUM_ROWS - 1), max_size=12))
     def preload(self, numbers):
@@ -117,6 +136,11 @@ class PagerMachine(RuleBasedStateMachine):
             if storage.under_way:
                 storage.end(index % len(storage.under_way))
                 break
+
+    @rule()
+    def copy(self):
+        if self.kind == "late" and self.pager._slab.copies:
+            self.pager._slab.copy_next()
 
     @rule()
     def poll(self):
@@ -138,13 +162,16 @@ class PagerMachine(RuleBasedStateMachine):
 
     @invariant()
     def leased_values_are_the_rows(self):
-        for lease in self.live:
-            if lease.is_ready and len(lease):
-                expected = np.stack([self.row_of_key[key] for key in lease.keys.tolist()])
-                assert np.array_equal(payload(self.pager, lease), expected)
-            if lease.state is LeaseState.FAILED:
-                bad = lease.error.row
-                assert bad in lease.keys
+        if self.kind == "cpu":  # elsewhere looking makes copies happen: they are looked at when they end
+            for lease in self.live:
+                self.check_values(lease)
+
+    def check_values(self, lease):
+        if lease.is_ready and len(lease):
+            expected = np.stack([self.row_of_key[key] for key in lease.keys.tolist()])
+            assert np.array_equal(payload(self.pager, lease), expected)
+        if lease.state is LeaseState.FAILED:
+            assert lease.error.row in lease.keys
 
     @invariant()
     def every_request_is_counted_once(self):
@@ -160,16 +187,21 @@ class PagerMachine(RuleBasedStateMachine):
         for _ in range(2 + 12 * len(self.live)):
             for _, storage in self.storages.values():
                 storage.end_all()
+            self.copy()
             self.pager.poll()
             self.laws_hold()
             self.leased_values_are_the_rows()
             if done := [lease for lease in self.live if lease.state is not LeaseState.WAITING]:
                 self.release(done[0])
+        for prefetch in self.ahead:
+            prefetch.cancel()
         assert [] == self.live
         assert 0 == self.pager.stats().device_leased_rows
+        assert not self.pager._parts.asks.count.any()
 
 
-TestPagerMachine = PagerMachine.TestCase
-TestPagerMachine.settings = settings(
+SETTINGS = settings(
     max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+TestPagerMachine = PagerMachine.TestCase
+TestPagerMachine.settings = SETTINGS

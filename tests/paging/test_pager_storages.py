@@ -103,8 +103,11 @@ def test_detaching_awaits_reads_under_way():
         pager.lease(keys(1))
     storage.end_all()
     pager.detach(key_range, timeout=0)
-    assert KeyRange(0, 8) == attach(pager, 8, 1)[1]
-    pager.check_integrity()
+    new, new_keys = attach(pager, 8, 1)
+    lease = pager.lease(keys(1))
+    settle(pager, new)
+    assert KeyRange(0, 8) == new_keys
+    assert np.array_equal(new.rows[[1]], payload(pager, lease))
 
 
 def test_keys_whose_reads_are_under_way_are_given_to_nobody():
@@ -128,6 +131,17 @@ def test_a_prefetch_forgets_the_rows_of_a_storage_that_goes_away():
     assert (2, 0) == (base.num_submitted, overlay.num_submitted)
     attach(pager, 4, 2)
     prefetch.cancel()
+    pager.check_integrity()
+
+
+def test_detaching_awaits_copies_to_the_device():
+    pager = make_pager(2, host_slots=2, kind="late")
+    storage, key_range = attach(pager, 8, 0)
+    lease = pager.lease(keys(1))
+    settle(pager, storage)
+    pager.release(lease)
+    pager.detach(key_range)
+    pager.poll()
     pager.check_integrity()
 
 
