@@ -13,6 +13,8 @@ from models.transformer import Transformer
 class ComputedRows:
     """Rows computed by the model's own memory FFNs, once for each different key of the batch; differentiable."""
 
+    max_rows = None
+
     def __init__(self, model: Transformer) -> None:
         self.embed_tokens = model.model.embed_tokens
         self.memories = model.memories

@@ -82,6 +82,33 @@ def windows(num_predictions: int, context_length: int) -> list[Window]:
     return found
 
 
+def batches(
+    todo: Sequence[Window], ids: Sequence[int], windows_per_batch: int, max_rows: int | None
+) -> list[list[Window]]:
+    """Group windows, at most so many together and with at most `max_rows` different ids; None: any number.
+
+    Raises `ConfigError` with the number needed where one window alone has more.
+    """
+    if max_rows is None:
+        return [list(todo[index : index + windows_per_batch]) for index in range(0, len(todo), windows_per_batch)]
+    needed = max(len(set(ids[window.start : window.stop])) for window in todo)
+    if needed > max_rows:
+        raise ConfigError(
+            f"a window of this text needs {needed} rows at once and {max_rows} can be held; "
+            f"give {needed} device rows or more, or a shorter context"
+        )
+    found: list[list[Window]] = []
+    held: set[int] = set()
+    for window in todo:
+        more = set(ids[window.start : window.stop])
+        if not found or len(found[-1]) == windows_per_batch or len(held | more) > max_rows:
+            found.append([])
+            held = set()
+        found[-1].append(window)
+        held |= more
+    return found
+
+
 @torch.inference_mode()
 def evaluate(
     model: Transformer,
@@ -96,6 +123,9 @@ def evaluate(
 
     rows: the memory of a kind that has one. context_length: the model's own where None or longer. `on_progress` is
     told (tokens done, tokens in all).
+
+    Raises `ConfigError` where the windows cannot be had: a context of no tokens, or more different rows in one window
+    than `rows` can hold at once.
     """
     longest = model.config.max_position_embeddings
     if context_length is not None and context_length < 1:
@@ -104,10 +134,9 @@ def evaluate(
     device = model.head_weight.device
     ids = torch.tensor(text.ids, dtype=torch.int64)
     num_predictions = len(ids) - 1
-    todo = windows(num_predictions, length)
+    max_rows = None if rows is None else rows.max_rows
     total = 0.0
-    for index in range(0, len(todo), windows_per_batch):
-        batch = todo[index : index + windows_per_batch]
+    for batch in batches(windows(num_predictions, length), text.ids, windows_per_batch, max_rows):
         inputs_N = torch.cat([ids[window.start : window.stop] for window in batch]).to(device)
         positions_N = torch.cat([torch.arange(window.stop - window.start) for window in batch]).to(device)
         scored = torch.cat([torch.arange(w.start, w.stop) >= w.first_scored for w in batch]).to(device)

@@ -2,7 +2,7 @@
 
 A `RowSource` is addressed by row keys (int64; equal to token ids for the base table) and hands out the `Rows` of one
 batch, of which the forward pass asks one layer after another. Behind it stand the FFNs themselves
-(`models/computed_rows.py`), a table in memory or on disk (`models/table_rows.py`); the engine's pager is another.
+(`models/computed_rows.py`), a table in memory or on disk (`models/table_rows.py`), or a pager (`models/paged_rows.py`).
 
 Shape legend: N tokens of the batch, U different keys among them, L layers, d hidden size.
 """
@@ -22,6 +22,11 @@ class Rows(Protocol):
 
 class RowSource(Protocol):
     """Anything that has a row for every key."""
+
+    @property
+    def max_rows(self) -> int | None:
+        """Different rows that one batch can have; None: any number. Callers cut their batches to it."""
+        ...
 
     def fetch(self, row_keys_N: Tensor) -> Rows:
         """Return the rows of these keys (int64, any of them repeated)."""

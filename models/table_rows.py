@@ -53,6 +53,8 @@ class PayloadBatch:
 class ResidentRows:
     """The whole table in the model's memory: the fastest source, and the one that paging is measured against."""
 
+    max_rows = None
+
     def __init__(
         self,
         table: Table,
@@ -72,6 +74,8 @@ class ResidentRows:
 
 class MappedRows:
     """Rows read from the table's file for each batch, each different key once; the page cache is the only cache."""
+
+    max_rows = None
 
     def __init__(self, table: Table, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
         self.table = table

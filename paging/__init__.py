@@ -6,8 +6,15 @@ Knows rows, bytes and tiers; knows nothing of HTTP, tokenizers or model kinds. N
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from paging.budget import Budget
 from paging.errors import (
+    BudgetError,
     EncodingError,
+    HotSetError,
+    KeysInUseError,
+    LeaseError,
+    LeaseTimeoutError,
+    LeaseTooLargeError,
     RowReadError,
     TableError,
     TableFormatError,
@@ -18,28 +25,40 @@ from paging.errors import (
 from paging.format import Manifest
 from paging.geometry import Encoding, Segment, TableGeometry
 from paging.manifest import load_manifest
+from paging.rowfiles import RowPlace
 from paging.writer import TableWriter
 
 if TYPE_CHECKING:
     from paging.encoding import decode_layer, encode_rows, torch_dtype
-    from paging.table import RowPlace, Table
+    from paging.pager import Pager
+    from paging.table import Table
+    from paging.tiers import open_pager
     from paging.verify import TableReport, verify_table
 
 # Loaded on first use: policies, simulations and small commands use the rest of `paging` without waiting for torch.
 _NEED_TORCH = {
-    "RowPlace": "paging.table",
+    "Pager": "paging.pager",
     "Table": "paging.table",
     "TableReport": "paging.verify",
     "decode_layer": "paging.encoding",
     "encode_rows": "paging.encoding",
+    "open_pager": "paging.tiers",
     "torch_dtype": "paging.encoding",
     "verify_table": "paging.verify",
 }
 
 __all__ = [
+    "Budget",
+    "BudgetError",
     "Encoding",
     "EncodingError",
+    "HotSetError",
+    "KeysInUseError",
+    "LeaseError",
+    "LeaseTimeoutError",
+    "LeaseTooLargeError",
     "Manifest",
+    "Pager",
     "RowPlace",
     "RowReadError",
     "Segment",
@@ -55,6 +74,7 @@ __all__ = [
     "decode_layer",
     "encode_rows",
     "load_manifest",
+    "open_pager",
     "torch_dtype",
     "verify_table",
 ]

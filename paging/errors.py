@@ -7,8 +7,19 @@ TolboothError                 the user's or the environment's fault; the command
 │   ├── TableWriteError       a table cannot be written here: full disk, existing data, missing rows
 │   ├── EncodingError         values do not fit the encoding asked for
 │   └── RowReadError          a row's bytes could not be read or fail their checksum
+├── TraceError                a trace of token ids cannot be read or does not fit the vocabulary
+├── FrequencyError            a frequency list cannot be read or written
+├── StorageError              the way of reading that was asked for does not work here
+├── HotSetError               a saved hot set cannot be read or written
+├── BudgetError               a memory budget is too small or not well formed
+├── LeaseError                a lease cannot be had
+│   ├── LeaseTooLargeError    more rows than slots; says how many fit
+│   └── LeaseTimeoutError     its rows did not arrive in time
+├── KeysInUseError            a storage cannot be detached while its rows are leased
 └── (models/errors.py)        checkpoints, configurations, training data
 """
+
+from pathlib import Path
 
 
 class TolboothError(Exception):
@@ -36,4 +47,60 @@ class EncodingError(TableError):
 
 
 class RowReadError(TableError):
-    """A row could not be read whole, or its bytes fail their checksum."""
+    """A row could not be read whole, or its bytes fail their checksum; says which and why where it is about one row."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        row: int | None = None,
+        path: Path | None = None,
+        offset: int | None = None,
+        cause: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.row = row
+        self.path = path
+        self.offset = offset
+        self.cause = cause
+
+
+class StorageError(TolboothError):
+    """The way of reading rows that was asked for does not work where the table lies."""
+
+
+class HotSetError(TolboothError):
+    """A saved hot set cannot be read or written, or is of another table."""
+
+
+class BudgetError(TolboothError):
+    """A tier's memory budget is not well formed, or too small to serve from."""
+
+
+class LeaseError(TolboothError):
+    """A lease cannot be had."""
+
+
+class LeaseTooLargeError(LeaseError):
+    """A lease or a pin needs more rows at once than there can be room for."""
+
+    def __init__(self, message: str, *, fits: int) -> None:
+        super().__init__(message)
+        self.fits = fits
+        """Rows that a lease can have now."""
+
+
+class LeaseTimeoutError(LeaseError):
+    """The rows of a lease did not arrive in the time given."""
+
+
+class KeysInUseError(TolboothError):
+    """A storage cannot be detached while its rows are leased, pinned, waited for or being read."""
+
+
+class TraceError(TolboothError):
+    """A trace cannot be read, or holds something else than ids of the vocabulary."""
+
+
+class FrequencyError(TolboothError):
+    """A frequency list cannot be read or written, or is of another vocabulary."""

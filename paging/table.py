@@ -1,58 +1,39 @@
 """An open table: rows read whole and verified, straight from its files.
 
-Opening checks everything that is cheap to check; `paging/verify.py` checks the rest. Reading goes through `preadv`,
-never through a memory map, so that a file truncated meanwhile is an error and not a signal. Safe to use from several
-threads.
+Opening checks everything that is cheap to check; `paging/verify.py` checks the rest. Reads one row after another, each
+of which the caller waits for; `paging/storage` is what reads many at once. Safe to use from several threads.
 """
 
 import os
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from paging.checksum import row_checksum, table_seed
-from paging.errors import RowReadError, TableMismatchError
-from paging.format import Manifest
+from paging.errors import TableMismatchError
 from paging.geometry import TableGeometry
 from paging.manifest import load_manifest
-from paging.opening import open_shard, read_auxiliary
+from paging.opening import read_auxiliary
+from paging.rowfiles import RowFiles, RowPlace
 
 _READ_ALL_BYTES = 8 * 2**20  # between two calls of `on_progress`
-_AGAIN = "copy or export the table again"
-
-
-class RowPlace(NamedTuple):
-    """Where a row's payload lies."""
-
-    shard: int
-    path: Path
-    offset: int
 
 
 class Table:
     """A table that is open for reading; made by `Table.open`, ended by `close` or a `with` block."""
 
-    def __init__(
-        self, *, directory: Path, manifest: Manifest, files: Sequence[IO[bytes]], auxiliary: npt.NDArray[np.uint64]
-    ) -> None:
-        self.directory = directory
-        self.manifest = manifest
-        self.checksums = auxiliary[: manifest.num_rows]
+    def __init__(self, rows: RowFiles, *, ids: npt.NDArray[np.int64] | None) -> None:
+        self.directory = rows.directory
+        self.manifest = rows.manifest
+        self.checksums = rows.checksums
         """Row checksums, uint64 [num_rows]."""
-        self.ids = auxiliary[manifest.num_rows :].view(np.int64) if manifest.auxiliary.is_sparse else None
+        self.ids = ids
         """The id of each row, int64 [num_rows], strictly increasing; None where row `i` belongs to id `i`."""
-        self._files = tuple(files)
-        self._paths = tuple(directory / shard.file for shard in manifest.shards)
-        self._stride = manifest.geometry.row_stride
-        self._first_rows = [shard.first_row for shard in manifest.shards]
-        self._data_starts = [len(manifest.shard_header(index)) for index in range(len(manifest.shards))]
-        self._seed = table_seed(manifest.table_id)
+        self._rows = rows
 
     @classmethod
     def open(
@@ -86,15 +67,9 @@ class Table:
                 f"the table {directory} belongs to another model or to other weights (its fingerprint is "
                 f"{manifest.fingerprint}, the model's is {expect_fingerprint}); name this model's table or export one"
             )
-        files: list[IO[bytes]] = []
-        try:
-            auxiliary = read_auxiliary(directory, manifest)
-            files.extend(open_shard(directory, manifest, index) for index in range(len(manifest.shards)))
-            return cls(directory=directory, manifest=manifest, files=files, auxiliary=auxiliary)
-        except BaseException:
-            for file in files:
-                file.close()
-            raise
+        auxiliary = read_auxiliary(directory, manifest)
+        ids = auxiliary[manifest.num_rows :].view(np.int64) if manifest.auxiliary.is_sparse else None
+        return cls(RowFiles.open(directory, manifest, auxiliary[: manifest.num_rows]), ids=ids)
 
     @property
     def geometry(self) -> TableGeometry:
@@ -118,15 +93,11 @@ class Table:
 
     def place(self, row: int) -> RowPlace:
         """Return where a row lies; `IndexError` where there is no such row."""
-        if not 0 <= row < self.num_rows:
-            raise IndexError(f"row {row} of a table of {self.num_rows}")
-        shard = bisect_right(self._first_rows, row) - 1
-        offset = self._data_starts[shard] + (row - self._first_rows[shard]) * self._stride
-        return RowPlace(shard, self._paths[shard], offset)
+        return self._rows.place(row)
 
     def is_sound(self, row: int, payload: memoryview) -> bool:
         """Whether bytes read for a row have its checksum."""
-        return row_checksum(payload, seed=self._seed, row=row) == int(self.checksums[row])
+        return self._rows.is_sound(row, payload)
 
     def read_rows(
         self, row_numbers: Sequence[int] | npt.NDArray[np.integer] | torch.Tensor, out: torch.Tensor | None = None
@@ -143,11 +114,12 @@ class Table:
             out = torch.empty(shape, dtype=torch.uint8)
         if out.dtype != torch.uint8 or tuple(out.shape) != shape or not out.is_contiguous() or out.is_cuda:
             raise ValueError(f"out is {out.dtype} {tuple(out.shape)}; it must be contiguous uint8 {shape} on the host")
-        places = [self.place(row) for row in numbers]
-        for row, place in zip(numbers, places, strict=True):
-            self._advise(row, place, os.POSIX_FADV_WILLNEED)
-        for row, place, buffer in zip(numbers, places, out.numpy(), strict=True):
-            self._read_row(row, place, buffer.data)
+        for place in [self.place(row) for row in numbers]:
+            self._rows.advise(place, os.POSIX_FADV_WILLNEED)
+        for row, buffer in zip(numbers, out.numpy(), strict=True):
+            error = self._rows.read(row, buffer.data, self._rows.copy_payload)
+            if error is not None:
+                raise error
         return out
 
     def read_all(self, on_progress: Callable[[int, int], None] | None = None) -> torch.Tensor:
@@ -163,8 +135,7 @@ class Table:
 
     def close(self) -> None:
         """Close the files; reading afterwards is a `ValueError`."""
-        for file in self._files:
-            file.close()
+        self._rows.close()
 
     def __enter__(self) -> Self:
         return self
@@ -173,35 +144,3 @@ class Table:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def _read_row(self, row: int, place: RowPlace, buffer: memoryview) -> None:
-        cause = self._try_row(row, place, buffer)
-        if not cause:
-            return
-        # What the page cache holds may be what is wrong; the second attempt shall come from the disk.
-        self._advise(row, place, os.POSIX_FADV_DONTNEED)
-        cause = self._try_row(row, place, buffer)
-        if cause:
-            raise RowReadError(f"row {row} ({place.path}, byte {place.offset}): {cause}; {_AGAIN}")
-
-    def _try_row(self, row: int, place: RowPlace, buffer: memoryview) -> str | None:
-        """Read a row once; return what went wrong."""
-        handle = self._files[place.shard].fileno()
-        done = 0
-        try:
-            while done < len(buffer):
-                taken = os.preadv(handle, [buffer[done:]], place.offset + done)
-                if not taken:
-                    return f"the file ends {len(buffer) - done} bytes before the row does"
-                done += taken
-        except OSError as error:
-            return f"it cannot be read ({error.strerror})"
-        return None if self.is_sound(row, buffer) else "its checksum does not match its bytes"
-
-    def _advise(self, row: int, place: RowPlace, advice: int) -> None:
-        try:
-            os.posix_fadvise(self._files[place.shard].fileno(), place.offset, self._stride, advice)
-        except OSError as error:
-            raise RowReadError(
-                f"row {row} ({place.path}, byte {place.offset}): it cannot be read ({error.strerror}); {_AGAIN}"
-            ) from error

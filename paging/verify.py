@@ -11,6 +11,7 @@ from pathlib import Path
 
 from paging.checksum import FileDigest
 from paging.errors import RowReadError, TableFormatError
+from paging.rowfiles import fill
 from paging.table import Table
 
 _PROGRESS_BYTES = 8 * 2**20
@@ -101,13 +102,7 @@ def _verify_shard(table: Table, index: int, faults: _Faults, on_progress: Callab
 
 def _read_stride(handle: int, buffer: memoryview, offset: int) -> str | None:
     """Fill a buffer from a file; return what went wrong."""
-    done = 0
     try:
-        while done < len(buffer):
-            taken = os.preadv(handle, [buffer[done:]], offset + done)
-            if not taken:
-                return f"the file ends {len(buffer) - done} bytes before the row does"
-            done += taken
+        return fill(handle, buffer, offset)
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
-    return None

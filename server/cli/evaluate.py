@@ -6,8 +6,17 @@ from typing import Annotated
 import typer
 
 from models.bundled import DEFAULT_MODEL, resolve_model
+from models.config import ModelConfig
 from models.errors import ConfigError
-from server.cli.options import DeviceOption, DtypeOption, JsonOption, MemoryOption, ModelArgument, TableOption
+from server.cli.options import (
+    DeviceOption,
+    DeviceRowsOption,
+    DtypeOption,
+    JsonOption,
+    MemoryOption,
+    ModelArgument,
+    TableOption,
+)
 from server.cli.output import print_facts, print_json
 from server.cli.progress import Progress
 from server.engine.choices import Device
@@ -18,6 +27,7 @@ def evaluate(
     *,
     text: Annotated[list[Path], typer.Option(metavar="FILE", help="UTF-8 text; give it again for more files.")],
     memory: MemoryOption = None,
+    device_rows: DeviceRowsOption = None,
     table: TableOption = None,
     context_length: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a window.", show_default="the model's context")
@@ -35,15 +45,23 @@ def evaluate(
     from server.engine.loading import load  # noqa: PLC0415 loads torch
 
     content = read_text(text)
+    directory = resolve_model(model)
+    longest = ModelConfig.load(directory).max_position_embeddings
+    if context_length is not None and context_length > longest:
+        raise ConfigError(f"context_length is {context_length}; the model's context is {longest}")
     with (
         Progress() as progress,
         load(
-            resolve_model(model), memory=memory, table=table, dtype=dtype, device=device, on_progress=progress.update
+            directory,
+            memory=memory,
+            device_rows=device_rows,
+            least_device_rows=context_length or longest,
+            table=table,
+            dtype=dtype,
+            device=device,
+            on_progress=progress.update,
         ) as loaded,
     ):
-        longest = loaded.model.config.max_position_embeddings
-        if context_length is not None and context_length > longest:
-            raise ConfigError(f"context_length is {context_length}; the model's context is {longest}")
         result = evaluation.evaluate(
             loaded.model,
             loaded.rows,

@@ -1,5 +1,6 @@
 """`tolbooth generate`."""
 
+import secrets
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,15 @@ from rich.console import Console
 from rich.text import Text
 
 from models.bundled import resolve_model
-from server.cli.options import DeviceOption, DtypeOption, JsonOption, MemoryOption, ModelArgument, TableOption
+from server.cli.options import (
+    DeviceOption,
+    DeviceRowsOption,
+    DtypeOption,
+    JsonOption,
+    MemoryOption,
+    ModelArgument,
+    TableOption,
+)
 from server.cli.output import print_json
 from server.cli.progress import Progress
 from server.engine.choices import Device
@@ -25,8 +34,11 @@ def generate(
     prompt: Annotated[str, typer.Option(help="The text to go on from.")],
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="Randomness; 0 takes the likeliest token.")] = 0.8,
-    seed: Annotated[int, typer.Option(help="Chooses among the random texts.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed gives the same text.", show_default="another one each time")
+    ] = None,
     memory: MemoryOption = None,
+    device_rows: DeviceRowsOption = None,
     table: TableOption = None,
     device: DeviceOption = Device.AUTO,
     dtype: DtypeOption = None,
@@ -42,7 +54,13 @@ def generate(
 
     with Progress() as progress:
         loaded = load(
-            resolve_model(model), memory=memory, table=table, dtype=dtype, device=device, on_progress=progress.update
+            resolve_model(model),
+            memory=memory,
+            device_rows=device_rows,
+            table=table,
+            dtype=dtype,
+            device=device,
+            on_progress=progress.update,
         )
     with loaded:
         prompt_ids = encode(loaded.require_tokenizer(), prompt)
@@ -50,7 +68,12 @@ def generate(
         if not prompt_ids and start_id is not None:
             prompt_ids = [start_id]
         output = generated(
-            loaded.model, loaded.rows, prompt_ids, max_tokens=max_tokens, temperature=temperature, seed=seed
+            loaded.model,
+            loaded.rows,
+            prompt_ids,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=secrets.randbits(32) if seed is None else seed,
         )
         if json:
             _print_json(loaded, prompt_ids, output)

@@ -15,6 +15,10 @@ MemoryOption = Annotated[
     Memory | None,
     typer.Option(help="Where the rows of a model with a memory come from.", show_default="mapped"),
 ]
+DeviceRowsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Rows that a paged memory holds at once.", show_default="10% of the table"),
+]
 TableOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Another ToL table than the model's own.", show_default=False)
 ]

@@ -12,6 +12,7 @@ class Memory(StrEnum):
     COMPUTED = "computed"  # the memory's FFNs themselves, no table
     RESIDENT = "resident"  # a table, all of it in memory
     MAPPED = "mapped"  # a table, rows read from its file for each batch
+    PAGED = "paged"  # a table, rows kept in slots of a fixed number and read where they are absent
 
 
 class Device(StrEnum):

@@ -71,7 +71,8 @@ def generate(
     pending, position = list(prompt_ids), 0
     for index in range(max_tokens):
         while pending:
-            chunk, pending = pending[:_PREFILL_TOKENS], pending[_PREFILL_TOKENS:]
+            num_tokens = _chunk_length(pending, None if rows is None else rows.max_rows)
+            chunk, pending = pending[:num_tokens], pending[num_tokens:]
             ids_N = torch.tensor(chunk, device=weight.device)
             positions_N = torch.arange(position, position + len(chunk), device=weight.device)
             position += len(chunk)
@@ -94,3 +95,16 @@ def generate(
         if reason:
             return
         pending = [token_id]
+
+
+def _chunk_length(ids: Sequence[int], max_rows: int | None) -> int:
+    """Return the tokens to take next: as many as prefill takes at once, with at most `max_rows` different ids."""
+    limit = min(len(ids), _PREFILL_TOKENS)
+    if max_rows is None:
+        return limit
+    held: set[int] = set()
+    for length, token_id in enumerate(ids[:limit]):
+        held.add(token_id)
+        if len(held) > max_rows:
+            return length
+    return limit

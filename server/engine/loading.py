@@ -5,7 +5,8 @@ Knows which table belongs to a model and where it lies. Knows nothing of what a 
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,11 +20,17 @@ from models.computed_rows import ComputedRows
 from models.config import ModelConfig
 from models.errors import CheckpointError, ConfigError
 from models.export import export_table
+from models.paged_rows import PagedRows
 from models.rows import RowSource
 from models.table_rows import MappedRows, ResidentRows, open_table
 from models.tokenizer import TOKENIZER_FILE, load_tokenizer
 from models.transformer import Transformer
 from paging import Encoding, Table, TableError, TableWriteError
+from paging.budget import Budget
+from paging.frequencies import COUNTS_FILE, hottest_keys, load_counts
+from paging.pager import Pager
+from paging.storage import open_storage
+from paging.tiers import open_pager
 from server.directories import cache_directory
 from server.engine.choices import Device, Dtype, Memory
 
@@ -35,10 +42,13 @@ TORCH_DTYPES = {Dtype.FP32: torch.float32, Dtype.BF16: torch.bfloat16, Dtype.FP1
 PhaseProgress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
 
+_DEVICE_SHARE = 0.1
+"""The device rows of a paged memory whose budget nobody named, as a share of the table's."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model and what it needs to run; closing it closes its table."""
+    """A model and what it needs to run; closing it closes its pager and its table."""
 
     model: Transformer
     """The backbone; with its memory's FFNs only where rows are computed."""
@@ -50,6 +60,8 @@ class LoadedModel:
     """The open table behind `rows`, where there is one."""
     memory: Memory | None
     """Where rows come from; None for a dense model."""
+    resources: ExitStack = field(default_factory=ExitStack, repr=False)
+    """What is to be closed with it."""
 
     def require_tokenizer(self) -> Tokenizer:
         """Return the tokenizer, or raise `CheckpointError`."""
@@ -58,9 +70,8 @@ class LoadedModel:
         return self.tokenizer
 
     def close(self) -> None:
-        """Close the table; the model cannot be run afterwards where its memory is mapped."""
-        if self.table is not None:
-            self.table.close()
+        """Close pager, storage and table; the model cannot be run afterwards where its memory is mapped or paged."""
+        self.resources.close()
 
     def __enter__(self) -> Self:
         return self
@@ -75,6 +86,8 @@ def load(
     directory: Path,
     *,
     memory: Memory | None = None,
+    device_rows: int | None = None,
+    least_device_rows: int = 2,
     table: Path | None = None,
     dtype: Dtype | None = None,
     device: Device = Device.AUTO,
@@ -83,37 +96,49 @@ def load(
     """Load the checkpoint `directory`; use the result as a context manager.
 
     memory: None takes `mapped` where the kind has a memory. With a table the memory's tensors are never read.
+    device_rows: rows that a paged memory holds at once. None takes a tenth of the table, but `least_device_rows`, for
+        batches that need so many, where that is more.
     table: another than the model's own, which is `directory/table` or the one in the user's cache. A bundled model's
         is put there when it is first needed.
     dtype: None takes fp32 on the CPU and bf16 on CUDA.
 
-    Raises `CheckpointError`, `ConfigError` for choices that do not fit, `TableError` for a table that does not.
+    A paged memory begins with the rows of the highest counts in `directory/token_counts.safetensors`, where there is
+    such a file.
+
+    Raises `CheckpointError`, `ConfigError` for choices that do not fit, `TableError` for a table that does not,
+    `BudgetError` for too few device rows, `FrequencyError` for broken counts.
     """
     config = ModelConfig.load(directory)
     memory = _chosen_memory(config, directory, memory, table)
+    if device_rows is not None and memory is not Memory.PAGED:
+        raise ConfigError(f"device_rows is {device_rows}, but the memory is not paged; choose paged, or leave them out")
     place = torch_device(device)
     if dtype is None:
         dtype = Dtype.BF16 if place.type == "cuda" else Dtype.FP32
     tokenizer_file = directory / TOKENIZER_FILE
     tokenizer = load_tokenizer(tokenizer_file) if tokenizer_file.exists() else None
     opened = None
-    if memory in {Memory.RESIDENT, Memory.MAPPED}:
-        opened = _open(directory, config, table, on_progress)
-    try:
+    with ExitStack() as stack:
+        if memory in {Memory.RESIDENT, Memory.MAPPED, Memory.PAGED}:
+            opened = _open(directory, config, table, on_progress)
+            stack.callback(opened.close)
         model = load_model(directory, dtype=TORCH_DTYPES[dtype], device=place, with_memory=opened is None)
         rows: RowSource | None = None
         if opened is not None and memory is Memory.RESIDENT:
             reading = _phase(on_progress, "reading the table")
             rows = ResidentRows(opened, dtype=TORCH_DTYPES[dtype], device=place, on_progress=reading)
+        elif opened is not None and memory is Memory.PAGED:
+            if device_rows is None:
+                device_rows = max(round(_DEVICE_SHARE * opened.num_rows), least_device_rows)
+            pager = _open_pager(opened, stack, num_slots=device_rows, counts_file=directory / COUNTS_FILE, device=place)
+            rows = stack.enter_context(PagedRows(pager, dtype=TORCH_DTYPES[dtype]))
         elif opened is not None:
             rows = MappedRows(opened, dtype=TORCH_DTYPES[dtype], device=place)
         elif memory is Memory.COMPUTED:
             rows = ComputedRows(model)
-    except BaseException:
-        if opened is not None:
-            opened.close()
-        raise
-    return LoadedModel(model=model, rows=rows, tokenizer=tokenizer, table=opened, memory=memory)
+        return LoadedModel(
+            model=model, rows=rows, tokenizer=tokenizer, table=opened, memory=memory, resources=stack.pop_all()
+        )
 
 
 def torch_device(device: Device) -> torch.device:
@@ -150,8 +175,21 @@ def _chosen_memory(config: ModelConfig, directory: Path, memory: Memory | None, 
             raise ConfigError(f"{directory} is a dense model; it takes neither a memory nor a table")
         return None
     if memory is Memory.COMPUTED and table is not None:
-        raise ConfigError(f"a computed memory reads no table; leave out {table}, or choose resident or mapped")
+        raise ConfigError(f"a computed memory reads no table; leave out {table}, or choose another memory")
     return memory or Memory.MAPPED
+
+
+def _open_pager(table: Table, stack: ExitStack, *, num_slots: int, counts_file: Path, device: torch.device) -> Pager:
+    """Put a pager over a table, seeded with counts where there are any; what has to be closed goes on the stack."""
+    storage = open_storage(table)
+    stack.callback(storage.close)
+    pager = open_pager(storage, table.geometry, device_budget=Budget(num_rows=num_slots), device=device)
+    stack.callback(pager.close)
+    if counts_file.exists():
+        counts_V = load_counts(counts_file, num_keys=table.num_rows)
+        keys = hottest_keys(counts_V, len(counts_V))
+        pager.seed(keys, counts_V[keys])
+    return pager
 
 
 def _open(directory: Path, config: ModelConfig, table: Path | None, on_progress: PhaseProgress | None) -> Table:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from models.attention import PackedContext
 from models.computed_rows import ComputedRows
 from models.errors import ConfigError, CorpusError
-from models.evaluation import Evaluation, EvaluationText, evaluate, windows
+from models.evaluation import Evaluation, EvaluationText, batches, evaluate, windows
 from models.tokenizer import train_tokenizer
 from tests.models import reference
 from tests.models.tiny_models import DENSE, EVERY_KIND, MEMORY, float64_weights, random_ids, random_model
@@ -55,6 +55,25 @@ def test_no_window_is_longer_than_the_context(num_predictions, context_length):
 def test_a_text_that_fits_the_context_is_one_window():
     assert len(windows(64, 64)) == 1
     assert len(windows(65, 64)) == 2
+
+
+def batches_of(ids, *, max_rows, windows_per_batch=8):
+    return batches(windows(len(ids) - 1, 4), ids, windows_per_batch, max_rows)
+
+
+@given(ids=st.lists(st.integers(0, 9), min_size=2, max_size=80), max_rows=st.integers(4, 12) | st.none())
+def test_batches_have_every_window_in_order_and_no_more_rows_than_fit(ids, max_rows):
+    found = batches_of(ids, max_rows=max_rows)
+    assert [window for batch in found for window in batch] == windows(len(ids) - 1, 4)
+    for batch in found:
+        rows = {token_id for window in batch for token_id in ids[window.start : window.stop]}
+        assert 1 <= len(batch) <= 8
+        assert max_rows is None or len(rows) <= max_rows
+
+
+def test_a_window_whose_rows_do_not_fit_is_refused_with_the_number_needed():
+    with pytest.raises(ConfigError, match="needs 4 rows at once and 3 can be held"):
+        batches_of([1, 1, 1, 1, 1, 2, 3, 4, 5], max_rows=3)
 
 
 # Measures

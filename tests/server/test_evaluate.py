@@ -17,7 +17,7 @@ def test_several_texts_count_together(tolbooth, dense_model, text_file):
     assert 2 * len(TEXT.encode()) == result["bytes"]
 
 
-@pytest.mark.parametrize("memory", ["resident", "mapped"])
+@pytest.mark.parametrize("memory", ["resident", "mapped", "paged"])
 def test_a_table_in_full_precision_measures_what_computing_does(tolbooth, memory_model, text_file, memory):
     tolbooth("export-tol", memory_model, "--encoding", "fp32")
     computed, read = (
@@ -25,6 +25,25 @@ def test_a_table_in_full_precision_measures_what_computing_does(tolbooth, memory
         for source in ("computed", memory)
     )
     assert computed == pytest.approx(read, rel=1e-6)
+
+
+def test_few_device_rows_measure_the_same(tolbooth, memory_model, text_file):
+    tolbooth("export-tol", memory_model)
+    command = ("eval", memory_model, "--text", text_file, "--context-length", 16, "--json", "--memory")
+    mapped, paged = (
+        tolbooth(*command, *memory).json["bits_per_byte"] for memory in (["mapped"], ["paged", "--device-rows", 16])
+    )
+    assert mapped == pytest.approx(paged, rel=1e-6)
+
+
+def test_a_window_with_more_rows_than_the_device_is_a_mistake(tolbooth, fails, memory_model, text_file):
+    tolbooth("export-tol", memory_model)
+    line = fails("eval", memory_model, "--text", text_file, "--memory", "paged", "--device-rows", 3)
+    assert "rows at once and 3 can be held" in line
+
+
+def test_device_rows_without_a_paged_memory_are_a_mistake(fails, memory_model, text_file):
+    assert "not paged" in fails("eval", memory_model, "--text", text_file, "--device-rows", 9)
 
 
 def test_a_dense_model_has_no_memory(tolbooth, dense_model, text_file):

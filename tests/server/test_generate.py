@@ -35,11 +35,45 @@ def test_the_same_seed_gives_the_same_text(tolbooth, dense_model):
     assert first != other
 
 
-@pytest.mark.parametrize("memory", ["resident", "mapped"])
+@pytest.mark.parametrize("memory", ["resident", "mapped", "paged"])
 def test_every_memory_generates_the_same(tolbooth, memory_model, memory):
     tolbooth("export-tol", memory_model, "--encoding", "fp32")
-    command = ("generate", memory_model, "--prompt", "Once upon", "--max-tokens", 12, "--json", "--memory")
+    command = ("generate", memory_model, "--prompt", "Once upon", "--max-tokens", 12, "--seed", 7, "--json", "--memory")
     assert tolbooth(*command, "computed").json == tolbooth(*command, memory).json
+
+
+def test_a_prompt_may_have_more_different_tokens_than_there_are_device_rows(tolbooth, memory_model):
+    tolbooth("export-tol", memory_model, "--encoding", "fp32")
+    command = (
+        "generate",
+        memory_model,
+        "--prompt",
+        "Once upon a time",
+        "--max-tokens",
+        12,
+        "--seed",
+        7,
+        "--json",
+        "--memory",
+    )
+    assert tolbooth(*command, "computed").json == tolbooth(*command, "paged", "--device-rows", 2).json
+
+
+def test_a_paged_memory_says_no_more_than_another(tolbooth, memory_model):
+    tolbooth("export-tol", memory_model)
+    command = ("generate", memory_model, "--prompt", "Once", "--max-tokens", 8, "--seed", 7, "--memory")
+    mapped, paged = (tolbooth(*command, memory) for memory in ("mapped", "paged"))
+    assert (mapped.out, mapped.err) == (paged.out, paged.err)
+
+
+def test_device_rows_without_a_paged_memory_are_a_mistake(fails, memory_model):
+    assert "not paged" in fails("generate", memory_model, "--prompt", "Once", "--device-rows", 9)
+
+
+def test_too_few_device_rows_are_a_mistake_that_says_how_many_are_needed(tolbooth, fails, memory_model):
+    tolbooth("export-tol", memory_model)
+    command = ("generate", memory_model, "--prompt", "Once", "--memory", "paged", "--device-rows", 1)
+    assert "need 2" in fails(*command)
 
 
 def test_text_goes_to_stdout_and_a_line_ends_it(tolbooth, dense_model, says, tokenizer):
@@ -91,3 +125,8 @@ def test_a_missing_table_names_the_command_that_makes_it(fails, memory_model):
 
 def test_a_prompt_that_fills_the_context_is_a_mistake(fails, dense_model):
     assert "context is 64" in fails("generate", dense_model, "--prompt", "gate " * 200)
+
+
+def test_without_a_seed_texts_differ(tolbooth, dense_model):
+    command = ("generate", dense_model, "--prompt", "Once", "--max-tokens", 20, "--temperature", 2, "--json")
+    assert tolbooth(*command).json["token_ids"] != tolbooth(*command).json["token_ids"]

@@ -1,5 +1,6 @@
 """Generation of one sequence: what the cache must not change, when it ends, what is refused."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -10,6 +11,13 @@ import torch
 import server.engine.generation
 from models.computed_rows import ComputedRows
 from models.errors import ConfigError
+from models.export import table_geometry, write_synthetic_table
+from models.paged_rows import PagedRows
+from models.table_rows import ResidentRows
+from paging import Encoding, Table
+from paging.budget import Budget
+from paging.storage import open_storage
+from paging.tiers import open_pager
 from server.engine.generation import FinishReason, generate
 from server.engine.sampling import sample
 from tests.models.tiny_models import EVERY_KIND, MEMORY, packed_logits, random_ids, random_model
@@ -54,6 +62,45 @@ def test_a_prompt_may_be_read_in_chunks(monkeypatch, prefill_tokens):
     whole = generated(model, temperature=1.0)
     monkeypatch.setattr(server.engine.generation, "_PREFILL_TOKENS", prefill_tokens)
     assert generated(model, temperature=1.0) == whole
+
+
+class TableInMemory:
+    """A table held in memory whole, of which a batch may have so many rows."""
+
+    def __init__(self, table, *, max_rows):
+        self.max_rows = max_rows
+        self.fetch = ResidentRows(table, dtype=torch.float32).fetch
+
+
+@pytest.mark.parametrize("num_slots", [2, 3, 10, 50])
+def test_paged_scores_are_those_of_the_resident_table_bit_for_bit(tmp_path, monkeypatch, num_slots):
+    scores = []
+    monkeypatch.setattr(
+        server.engine.generation,
+        "sample",
+        lambda logits_V, **options: scores.append(logits_V) or sample(logits_V, **options),
+    )
+    write_synthetic_table(table_geometry(NO_END, Encoding.BF16), tmp_path / "table", fingerprint="weights-1")
+    model, prompt = random_model(NO_END), random_ids(40, seed=7).tolist()
+    with Table.open(tmp_path / "table") as table, contextlib.closing(open_storage(table)) as storage:
+        pager = open_pager(storage, table.geometry, device_budget=Budget(num_rows=num_slots))
+        with contextlib.closing(pager), PagedRows(pager, dtype=torch.float32) as paged:
+            for rows in (paged, TableInMemory(table, max_rows=num_slots)):
+                list(generate(model, rows, prompt, max_tokens=20, temperature=1.0))
+    assert [len(scores) // 2] * 2 == [20, 20]
+    assert all(torch.equal(*pair) for pair in zip(scores[:20], scores[20:], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("max_rows", "lengths"), [(None, [8]), (50, [8]), (4, [8]), (3, [7, 1]), (2, [4, 3, 1]), (1, [1, 2, 1, 1, 1, 1, 1])]
+)
+def test_a_chunk_is_the_longest_whose_different_tokens_fit(max_rows, lengths):
+    model = random_model(NO_END)
+    rows, forwards = ComputedRows(model), []
+    rows.max_rows = max_rows
+    model.register_forward_pre_hook(lambda _module, inputs: forwards.append(len(inputs[0])))
+    list(generate(model, rows, [1, 2, 2, 1, 3, 2, 3, 4], max_tokens=1))
+    assert lengths == forwards
 
 
 def test_one_seed_gives_one_text():

@@ -1,5 +1,8 @@
 import shutil
+import threading
+import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,8 +10,11 @@ from models.checkpoint import read_fingerprints
 from models.computed_rows import ComputedRows
 from models.errors import CheckpointError, ConfigError
 from models.export import export_table
+from models.paged_rows import PagedRows
 from models.table_rows import MappedRows, ResidentRows
-from paging import Encoding, Table, TableFormatError, TableMismatchError, TableWriteError
+from paging import BudgetError, Encoding, Table, TableFormatError, TableMismatchError, TableWriteError
+from paging.errors import FrequencyError
+from paging.frequencies import COUNTS_FILE, save_counts
 from server.engine import loading
 from server.engine.choices import Device, Dtype, Memory
 from server.engine.loading import cached_table, is_bundled, load
@@ -32,6 +38,7 @@ def cached(demo):
         (Memory.MAPPED, MappedRows),
         (Memory.RESIDENT, ResidentRows),
         (Memory.COMPUTED, ComputedRows),
+        (Memory.PAGED, PagedRows),
     ],
 )
 def test_rows_come_from_where_they_were_asked_from(with_table, memory, rows):
@@ -80,6 +87,71 @@ def test_closing_closes_the_table(with_table):
         pass
     with pytest.raises(ValueError, match="closed"):
         loaded.table.read_rows([0])
+
+
+# A paged memory
+
+
+def slots_of(loaded):
+    return loaded.rows.pager.num_slots
+
+
+def test_a_paged_memory_has_the_device_rows_asked_for(with_table):
+    with load(with_table, memory=Memory.PAGED, device_rows=7) as loaded:
+        assert 7 == slots_of(loaded)
+
+
+@pytest.mark.parametrize(("least", "expected"), [(2, 30), (40, 40), (1000, 300)])
+def test_a_paged_memory_has_a_tenth_of_the_rows_or_what_is_needed(with_table, least, expected):
+    with load(with_table, memory=Memory.PAGED, least_device_rows=least) as loaded:
+        assert (300, expected) == (loaded.table.num_rows, slots_of(loaded))
+
+
+def test_too_few_device_rows_are_refused_with_the_number_needed(with_table):
+    with pytest.raises(BudgetError, match="need 2"):
+        load(with_table, memory=Memory.PAGED, device_rows=1)
+
+
+@pytest.mark.parametrize("memory", [None, Memory.MAPPED, Memory.RESIDENT, Memory.COMPUTED])
+def test_device_rows_of_another_memory_are_an_error(with_table, memory):
+    with pytest.raises(ConfigError, match="not paged"):
+        load(with_table, memory=memory, device_rows=7)
+
+
+def test_a_paged_memory_begins_with_the_most_frequent_rows(with_table):
+    counts_V = np.zeros(300, dtype=np.int64)
+    counts_V[[5, 70, 299, 8]] = [10, 30, 20, 1]
+    save_counts(with_table / COUNTS_FILE, counts_V)
+    with load(with_table, memory=Memory.PAGED, device_rows=3) as loaded:
+        pager = loaded.rows.pager
+        assert pager.wait(pager.pin(np.array([70])), 30.0)
+        deadline = time.monotonic() + 30
+        while pager.stats().device_rows < 3 and time.monotonic() < deadline:
+            pager.poll()
+        assert pager.lease(np.array([5, 70, 299])).is_ready
+
+
+def test_a_frequency_list_of_another_vocabulary_is_an_error(with_table):
+    save_counts(with_table / COUNTS_FILE, np.ones(299, dtype=np.int64))
+    with pytest.raises(FrequencyError, match="299"):
+        load(with_table, memory=Memory.PAGED)
+
+
+def test_a_frequency_list_of_no_tokens_is_none(with_table):
+    save_counts(with_table / COUNTS_FILE, np.zeros(300, dtype=np.int64))
+    with load(with_table, memory=Memory.PAGED) as loaded:
+        assert 1 == len(loaded.rows.fetch(torch.tensor([3])).gather(0))
+
+
+def test_closing_ends_the_threads_of_a_paged_memory(with_table):
+    before = set(threading.enumerate())
+    with load(with_table, memory=Memory.PAGED) as loaded:
+        loaded.rows.fetch(torch.tensor([3]))
+        assert set(threading.enumerate()) - before
+    assert not set(threading.enumerate()) - before
+
+
+# What may be missing or broken
 
 
 def test_a_checkpoint_may_lack_a_tokenizer(dense_model):

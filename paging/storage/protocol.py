@@ -1,0 +1,97 @@
+"""What the pager and a storage say to each other: reads go in, the same reads come back filled or with an error.
+
+Knows nothing of files.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from paging.errors import RowReadError
+
+
+class Read:
+    """One row on its way: its owner makes it, a storage fills the buffer and sets the result.
+
+    The buffer is host memory: contiguous writable bytes, at least `row_bytes` of them. The payload lands at its start,
+    what lies behind is left alone or overwritten with padding. Between `submit` and completion nobody but the
+    storage touches the buffer; after an error its content means nothing.
+    """
+
+    __slots__ = ("buffer", "error", "finished", "row", "started", "tag")
+
+    def __init__(self, row: int, buffer: memoryview, *, tag: Any = None) -> None:
+        self.row = row
+        self.buffer = buffer
+        self.tag = tag
+        """The owner's own; no storage looks at it."""
+        self.error: RowReadError | None = None
+        """Why the row could not be had; None while the read is under way and where it went well."""
+        self.started = 0.0
+        """When a storage first asked the kernel for the row, in seconds of `time.perf_counter`."""
+        self.finished = 0.0
+        """When the row was in the buffer, verified, or given up."""
+
+
+class Completions:
+    """Where finished reads go. Any thread puts them in; one thread, the owner, takes them out."""
+
+    def __init__(self) -> None:
+        self._reads: deque[Read] = deque()
+        self._arrival = threading.Event()
+
+    def put(self, read: Read) -> None:
+        """Hand in a read that has its result."""
+        self._reads.append(read)
+        if not self._arrival.is_set():
+            self._arrival.set()
+
+    def drain(self) -> list[Read]:
+        """Take out everything that has come in, in order of completion; does not wait."""
+        self._arrival.clear()  # before the reads are taken: one that comes in meanwhile sets it again
+        reads = []
+        while self._reads:
+            reads.append(self._reads.popleft())
+        return reads
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until there is something to drain, at most `timeout` seconds; return whether there is."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._reads:
+            if not self._arrival.wait(None if deadline is None else deadline - time.monotonic()):
+                break
+            if not self._reads:  # set by a read that has been drained already
+                self._arrival.clear()
+        return bool(self._reads)
+
+
+class Storage(Protocol):
+    """The rows of one table, read many at once. Safe to use from several threads."""
+
+    name: str
+    """How it reads: `mapped` or `direct`."""
+    description: str
+    """The name, and why this one; for people."""
+    num_rows: int
+    row_bytes: int
+    """Bytes of a row's payload."""
+    queue_depth: int
+    """Reads worth having outstanding at a time: with more nothing gets faster, with fewer the disk may idle."""
+    staging_bytes: int
+    """Memory that it may take for itself, to be counted against a budget."""
+
+    def submit(self, reads: Sequence[Read], completions: Completions) -> None:
+        """Start reads and return without waiting for any I/O. Each of them completes exactly once, in any order.
+
+        A row that cannot be had, after one retry, completes with its `error` set and harms no other. `IndexError`
+        where there is no such row, `ValueError` where a buffer does not fit or the storage is closed; then none of the
+        reads has been started.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let reads under way end, complete the others with an error, close the files; waits a bounded time."""
+        ...
