@@ -40,7 +40,7 @@ from paging.parts import assemble
 from paging.policy import Policy
 from paging.report import Residency, hot_set, residency, snapshot
 from paging.slab import DeviceSlab
-from paging.slots import ONE
+from paging.slots import ONE, Mask
 from paging.stats import PagerStats
 from paging.storage.protocol import Storage
 
@@ -129,6 +129,11 @@ class Pager:
     def leasable_slots(self) -> int:
         """Different rows that one lease can have: slots that are not for pinned rows."""
         return self._parts.pins.leasable_slots
+
+    def resident(self, keys: Keys) -> Mask:
+        """Return which of these rows are on the device now; only a lease makes them stay."""
+        self._parts.space.check(keys)
+        return self._device.slot_of_key[keys] >= 0
 
     def lease(self, keys: Keys) -> Lease:
         """Hold the rows of `keys` (int64 [n], repeats allowed), all or none: ready at once, or waiting. Never blocks.

@@ -33,6 +33,12 @@ def test_a_lease_of_resident_rows_is_ready_at_once():
     assert LeaseState.READY == pager.lease(keys(2, 1, 2)).state
 
 
+def test_rows_on_the_device_can_be_told_from_others():
+    pager, _ = pager_with(4, resident=(1, 2))
+    pager.lease(keys(5))  # on its way
+    assert [True, False, False, True] == pager.resident(keys(2, 3, 5, 1)).tolist()
+
+
 def test_a_lease_of_resident_rows_never_touches_storage():
     pager, storage = pager_with(4, resident=(1, 2))
     submitted = storage.num_submitted
