@@ -12,10 +12,10 @@ unexport PROMPT
 demo: export DEMO_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check bench bench-paging clean
 
 help: ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 setup: $(STAMP) ## make .venv and install the pinned versions into it (again only when they change)
 
@@ -31,12 +31,10 @@ check: $(STAMP) ## lint, format, types, import law
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP) ## run every script in benchmarks/
-	@for script in benchmarks/*.py; do \
-		[ -e "$$script" ] || { echo "benchmarks/ holds no scripts yet"; break; }; \
-		echo "== $$script"; \
-		$(BIN)/python "$$script" || exit; \
-	done
+bench: bench-paging ## run every benchmark
+
+bench-paging: $(STAMP) ## cold reads, leases, memory (as root, with fio: apt-get install fio)
+	$(BIN)/python benchmarks/bench_paging.py --out docs/benchmarks/paging-$$(date +%F)
 
 clean: ## remove build outputs and the tools' caches; .venv stays
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
