@@ -6,6 +6,7 @@ so that a direct read can land in it. `paging/cuda_slab.py` is the same on a GPU
 Shape legend: S slots, N rows of a batch, R bytes of a row's payload, B bytes of a slot.
 """
 
+import contextlib
 import mmap
 from typing import Protocol
 
@@ -26,11 +27,15 @@ class HostSlab:
         self.num_slots = num_slots
         self.slot_bytes = aligned_stride(row_bytes)
         try:
-            self._memory = mmap.mmap(-1, max(1, num_slots * self.slot_bytes))
+            private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            self._memory = mmap.mmap(-1, max(1, num_slots * self.slot_bytes), flags=private)
         except (OSError, ValueError, OverflowError) as error:
             raise BudgetError(
                 f"{num_slots} slots of {self.slot_bytes} bytes cannot be had from memory ({error}); lower the budget"
             ) from error
+        # The first read into a slot faults once for a huge page, not once for each of its pages.
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            self._memory.madvise(mmap.MADV_HUGEPAGE)
         self.rows_SB = np.frombuffer(self._memory, dtype=np.uint8)[: num_slots * self.slot_bytes].reshape(
             num_slots, self.slot_bytes
         )
