@@ -5,6 +5,7 @@ Knows nothing of how the bytes get from a file to a buffer: that is what `mapped
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ class Order(NamedTuple):
     completions: Completions
 
 
-class FileStorage:
+class FileStorage(ABC):
     """A storage that reads rows with a pool of threads, one row in one thread at a time.
 
     Threads and `preadv` need nothing of the kernel that a container may forbid, and keep a disk as busy as rings do:
@@ -72,9 +73,9 @@ class FileStorage:
     def _stop(self, deadline: float) -> bool:
         return self._readers.stop(deadline - time.monotonic())
 
+    @abstractmethod
     def _transfer(self, place: RowPlace, buffer: memoryview) -> str | None:
         """Fill a buffer with the payload at a place, unverified; return what went wrong, or raise `OSError`."""
-        raise NotImplementedError
 
     def _read(self, order: Order) -> None:
         read, completions = order
