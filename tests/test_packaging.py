@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("server", "paging", "models")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-ENGINE_LIBRARIES = ("torch", "numpy", "safetensors", "tokenizers", "xxhash")
+ENGINE_LIBRARIES = ("torch", "numpy", "safetensors", "tokenizers", "xxhash", "msgspec")
 """All that `paging`, `models` and `server.engine` may need to be imported."""
 
 IMPORT_EVERYTHING = """

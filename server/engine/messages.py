@@ -1,0 +1,154 @@
+"""What goes into the engine and what comes out of it, as typed messages that can cross a socket.
+
+Token ids only: text becomes ids before a request reaches the engine, and ids become text after its outputs have left
+it (`server/engine/text.py`), in whichever process that is. Knows no tensors.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+import msgspec
+
+from server.engine.params import SamplingParams
+
+
+class FinishReason(StrEnum):
+    """Why an output ended."""
+
+    STOP = "stop"  # the model ended the text, or a stop token or stop string came
+    LENGTH = "length"  # `max_tokens`, or the model's context, is used up
+    ABORT = "abort"  # the caller did not want more
+    ERROR = "error"  # something broke; the request's other outputs may go on
+
+
+class Tier(StrEnum):
+    """Where a token's row was when it was first asked for."""
+
+    DEVICE = "device"
+    HOST = "host"
+    STORAGE = "storage"
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, tag="request", omit_defaults=True):
+    """One prompt to continue `params.n` times."""
+
+    request_id: str
+    """Unique among the requests that have not ended."""
+    prompt_ids: Sequence[int]
+    """At least one token."""
+    params: SamplingParams = SamplingParams()
+    bad_word_ids: Sequence[Sequence[int]] = ()
+    """`params.bad_words` as tokens: no output ever completes one of these sequences."""
+    priority: int = 0
+    """Lower goes first; equals go in order of arrival."""
+    cache_salt: str | None = None
+    """Only requests with the same salt share cached prefixes."""
+    return_tiers: bool = False
+    """Whether outputs say which tier each token's row came from."""
+
+
+class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
+    """Ends a request, or one of its choices, at once. Nothing more is said of what was aborted."""
+
+    request_id: str
+    choice: int | None = None
+    """None: all that is left of the request."""
+
+
+class Candidate(msgspec.Struct, frozen=True, array_like=True):
+    """A token that could stand at some position."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    """1 is the likeliest."""
+
+
+class PositionLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Log probabilities at one position."""
+
+    actual: Candidate
+    """The token that stands there."""
+    top: Sequence[Candidate]
+    """As many of the likeliest as were asked for, the likeliest first."""
+
+
+class MemoryUse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a request's tokens asked of the row memory; `rows = device_hits + host_hits + major_faults`."""
+
+    rows: int = 0
+    """Token positions computed; cached ones ask for no row."""
+    device_hits: int = 0
+    host_hits: int = 0
+    """Minor faults."""
+    major_faults: int = 0
+    bytes_read: int = 0
+    """Payload bytes read from storage for its major faults."""
+    stall_seconds: float = 0.0
+    """Time that it sat out, or held up, for rows on their way."""
+
+
+class ChoiceOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one choice gained in a step."""
+
+    choice: int
+    """Counted from 0."""
+    token_ids: Sequence[int] = ()
+    """The new tokens; a stop token or end of text is the last of them where one ended the output."""
+    logprobs: Sequence[PositionLogprobs] | None = None
+    """Of each new token, where the request asked."""
+    finish_reason: FinishReason | None = None
+    """Set once, on the choice's last output."""
+    stop_token_id: int | None = None
+    """The token of `stop_token_ids` that ended the output; None where the end of text did."""
+    tiers: Sequence[Tier] | None = None
+    """Where the row came from with which each new token was computed, that of the token before it; where the request
+    asked."""
+
+
+class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, tag="output", omit_defaults=True):
+    """What one request gained in a step; the last one has `is_finished`."""
+
+    request_id: str
+    choices: Sequence[ChoiceOutput] = ()
+    prompt_logprobs: Sequence[PositionLogprobs | None] | None = None
+    """Of each prompt token, None for the first; once, before or with the first token."""
+    num_cached_tokens: int | None = None
+    """Prompt tokens whose keys and values were there already; said with the first output."""
+    is_finished: bool = False
+    """Every choice has ended; nothing more comes."""
+    error: str | None = None
+    """What broke, for a person to read; only where a choice's `finish_reason` is `error`."""
+    memory: MemoryUse | None = None
+    """Said with the last output, for all choices together."""
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
+    """One consistent snapshot of the engine; counters are since its start, histograms are with the API process."""
+
+    requests_running: int
+    """Requests that hold a lane or sit out the step."""
+    requests_waiting: int
+    """Requests that hold no keys and values: not begun, or preempted."""
+    requests_deferred: int
+    """Running ones that sat out the last step for a row on its way."""
+    prompt_tokens: int
+    """Prompt tokens of begun requests, cached ones included."""
+    cached_prompt_tokens: int
+    generation_tokens: int
+    preemptions: int
+    steps: int
+    deferred_steps: int
+    """Times that a sequence sat out a step."""
+    stall_seconds: float
+    """Time during which nothing could run for want of rows."""
+    kv_blocks: int
+    kv_blocks_used: int
+    """Held by sequences; cached blocks that nobody holds are free."""
+    prefix_queries: int
+    """Prompt tokens looked up in the prefix cache."""
+    prefix_hits: int
+    batch_sizes: Sequence[int]
+    """Steps by the number of their sequences: counts of 1, 2, 3-4, 5-8, ... sequences."""
+    memory: Mapping[str, float | Sequence[int]]
+    """The pager's counters and sizes by the names of `paging.stats.PagerStats`; empty where nothing is paged."""
