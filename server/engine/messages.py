@@ -152,3 +152,42 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
     """Steps by the number of their sequences: counts of 1, 2, 3-4, 5-8, ... sequences."""
     memory: Mapping[str, float | Sequence[int]]
     """The pager's counters and sizes by the names of `paging.stats.PagerStats`; empty where nothing is paged."""
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
+    """What an engine turned out to be, told once it is ready."""
+
+    max_model_len: int
+    """Most tokens of a sequence, prompt and output."""
+    vocab_size: int
+    eos_token_id: int | None
+    bos_token_id: int | None
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    kv_blocks: int
+    block_size: int
+    num_parameters: int
+    """Of the backbone."""
+    device: str
+    """`cpu`, or the GPU's name."""
+    dtype: str
+    granted: Mapping[str, str]
+    """For people: what was asked and what was granted, one line each (tiers, storage, policy, keys and values)."""
+    table: Mapping[str, str | int] = {}
+    """`encoding`, `layers`, `vocab_size`, `row_bytes`, `table_bytes`, `storage`, `policy`; empty without a table."""
+    startup_seconds: Mapping[str, float] = {}
+    """Seconds of each phase of loading."""
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
+    """How far loading is."""
+
+    phase: str
+    done: int
+    total: int
+
+
+class Fatal(msgspec.Struct, frozen=True, kw_only=True, tag="fatal"):
+    """The engine ends: an error that a person must see to, such as a table of another model."""
+
+    message: str
