@@ -5,12 +5,15 @@ Shape legend: S slots, N rows of a batch, R bytes of a row, P bytes of a layer's
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from paging.encoding import decode_layer, torch_dtype
 from paging.geometry import Encoding, Segment, TableGeometry
 
 _FLOATS = (Encoding.BF16, Encoding.FP16, Encoding.FP32)
+_MOST_DECODED_BYTES = 16 * 2**20
+"""Whole rows are decoded together up to here; what a long prompt decodes stays one layer at a time."""
 
 
 def _is_view(segment: Segment, payload_SR: Tensor) -> bool:
@@ -40,6 +43,25 @@ class LayerReader:
             )
             for segment in geometry.segments
         }
+        self._rows_SLD: Tensor | None = None
+        if geometry.encoding is not None and len(self._values_SD) == len(geometry.segments):
+            rows_SV = payload_SR.view(self._dtype)
+            self._rows_SLD = rows_SV.unflatten(1, (len(geometry.segments), geometry.hidden_size))
+
+    def decode(self, index_N: Tensor, dtype: torch.dtype | None) -> dict[int, Tensor]:
+        """Return all layers of the rows in these slots by layer, each [N, D], not contiguous; `dtype` None: as encoded.
+
+        Empty where that would take too much memory, or where the layers' encodings differ: gather them one by one. A
+        call for all 24 layers of one row takes 15 us, where one for each takes 110 (bf16 to fp32).
+        """
+        rows_SLD = self._rows_SLD
+        if rows_SLD is None:
+            return {}
+        dtype = dtype or self._dtype
+        if len(index_N) * rows_SLD[0].numel() * dtype.itemsize > _MOST_DECODED_BYTES:
+            return {}
+        rows_NLD = rows_SLD.index_select(0, index_N).to(dtype)
+        return dict(zip(self._parts, rows_NLD.unbind(1), strict=True))
 
     def gather(self, index_N: Tensor, layer: int) -> Tensor:
         """Return one layer's values of the rows in these slots, [N, D]; zeros where the table left the layer out."""

@@ -19,7 +19,7 @@ threads only fill buffers, and what they read is taken over in `poll`. Nothing b
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from paging.integrity import check_integrity
 from paging.keys import KeyRange, Keys
 from paging.layers import LayerReader
 from paging.lease import Lease, LeaseState, Outlook, Prefetch
+from paging.leased_rows import LeasedRows, index_of
 from paging.loader import HostTier
 from paging.parts import assemble
 from paging.policy import Policy
@@ -210,11 +211,11 @@ class Pager:
 
     def gather(self, layer: int, lease: Lease) -> Tensor:
         """Return one layer's values of a ready lease's rows, [n, d] as they are encoded; zeros if it was left out."""
-        if lease.slots is None or not lease.is_ready:
-            raise ValueError(f"the lease is {lease.state}; rows can be read while it is ready")
-        if lease.index is None:
-            lease.index = self._slab.index(lease.slots)
-        return self._layers.gather(lease.index, layer)
+        return self._layers.gather(index_of([lease], self._slab), layer)
+
+    def rows(self, leases: Sequence[Lease]) -> LeasedRows:
+        """Return the rows of several ready leases, the positions of one after those of the other."""
+        return LeasedRows(leases, slab=self._slab, layers=self._layers)
 
     def prefetch(self, keys: Keys) -> Prefetch:
         """Start bringing rows that will be needed, after those that are and in the order asked for. Never blocks."""

@@ -1,0 +1,68 @@
+"""The rows of one or several ready leases, as values.
+
+Shape legend: N positions of all the leases together, d values (`hidden_size`).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paging.layers import LayerReader
+from paging.lease import Lease, LeaseState
+from paging.slab import DeviceSlab
+from paging.slots import Slots
+
+_NO_SLOTS: Slots = np.zeros(0, dtype=np.intp)
+
+
+def index_of(leases: Sequence[Lease], slab: DeviceSlab) -> Tensor:
+    """Return the slots of leases, one after another, where the device can read them; `ValueError` unless all are ready.
+
+    A lease keeps its own, so that it is made once.
+    """
+    _check_ready(leases)
+    if len(leases) != 1:
+        return slab.index(np.concatenate([_NO_SLOTS, *(lease.slots for lease in leases if lease.slots is not None)]))
+    lease = leases[0]
+    if lease.index is None:
+        assert lease.slots is not None, "a lease that is ready has slots"
+        lease.index = slab.index(lease.slots)
+    return lease.index
+
+
+class LeasedRows:
+    """The rows of some leases, in their order; made by `Pager.rows`, to be read while all of them are ready."""
+
+    def __init__(self, leases: Sequence[Lease], *, slab: DeviceSlab, layers: LayerReader) -> None:
+        self._leases = tuple(leases)
+        self._layers = layers
+        self._index_N = index_of(leases, slab)
+        self._decoded: dict[int, Tensor] | None = None
+        self._decoded_to: torch.dtype | None = None
+
+    def __len__(self) -> int:
+        return len(self._index_N)
+
+    def gather(self, layer: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Return one layer's values, [N, d] in `dtype`, else as encoded; zeros where the table left the layer out.
+
+        The first call decodes all layers together where they are few enough bytes, so ask for all in one dtype. What is
+        returned may be a view of that, not contiguous, and is not to be written. `ValueError` where a lease is over.
+        """
+        _check_ready(self._leases)
+        if self._decoded is None or dtype is not self._decoded_to:
+            self._decoded, self._decoded_to = self._layers.decode(self._index_N, dtype), dtype
+        values_ND = self._decoded.get(layer)
+        if values_ND is None:
+            values_ND = self._layers.gather(self._index_N, layer)
+            if dtype is not None:
+                values_ND = values_ND.to(dtype)
+        return values_ND
+
+
+def _check_ready(leases: Sequence[Lease]) -> None:
+    for lease in leases:
+        if lease.state is not LeaseState.READY:
+            raise ValueError(f"the lease is {lease.state}; rows can be read while it is ready")
