@@ -3,11 +3,12 @@
 Knows sequences, positions, blocks and slots. Knows nothing of layers' weights, requests or scheduling.
 
 Shape legend: N tokens of the batch (all sequences, one after another), S sequences, H query heads, G key/value
-heads, D head dimension, P positions per block, B blocks per sequence, C positions of a sequence's context.
+heads, D head dimension, B blocks per sequence, Q new positions of a sequence, C positions of its context.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Protocol
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.config import ModelConfig, round_up
+from models.kv_cache import BlockTable, KVCache
 
 
 class AttentionContext(Protocol):
@@ -43,57 +44,13 @@ class PackedContext:
         return torch.cat([_causal(*(x.unsqueeze(0) for x in part)).squeeze(0) for part in parts])
 
 
-class KVCache:
-    """Keys and values of all layers in blocks of `block_size` positions.
-
-    `keys` and `values` are [L, num_blocks, P, G, D'], D' being the head dimension rounded up to a multiple of
-    `head_dim_multiple` (fast kernels want 8 or more; head dimensions of 60 and 100 occur). The padding is zero.
-    Slot `block * P + offset` holds one position. Which block belongs to whom is the caller's to decide.
-    """
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        num_blocks: int,
-        block_size: int = 16,
-        head_dim_multiple: int = 1,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.block_size = block_size
-        self.head_dim = config.head_dim
-        shape = (
-            config.num_hidden_layers,
-            num_blocks,
-            block_size,
-            config.num_key_value_heads,
-            round_up(config.head_dim, head_dim_multiple),
-        )
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
-
-    @property
-    def num_blocks(self) -> int:
-        """Blocks there are."""
-        return self.keys.shape[1]
-
-    def write(self, layer: int, slot_mapping_N: Tensor, k_NGD: Tensor, v_NGD: Tensor) -> None:
-        """Put one layer's keys and values into their slots."""
-        for store, new in ((self.keys, k_NGD), (self.values, v_NGD)):
-            store[layer].flatten(0, 1)[slot_mapping_N, :, : self.head_dim] = new.to(store.dtype)
-
-    def read(self, layer: int, block_table: Tensor) -> tuple[Tensor, Tensor]:
-        """Return copies of the keys and values of the blocks named: block table [..., B] -> [..., B * P, G, D']."""
-        return (
-            self.keys[layer][block_table].flatten(-4, -3),
-            self.values[layer][block_table].flatten(-4, -3),
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class PagedContext:
-    """New tokens of sequences whose earlier keys and values are in a `KVCache`: generation and serving."""
+    """New tokens of sequences whose earlier keys and values are in a `KVCache`: generation and serving.
+
+    On a GPU all sequences that take one token each attend in one call, over gathered copies of their blocks. On the CPU
+    a copy costs more than a call, so each sequence reads its keys and values where they lie.
+    """
 
     cache: KVCache
     """Where this batch's keys and values go, and where the earlier ones are."""
@@ -101,61 +58,88 @@ class PagedContext:
     """New tokens of each sequence, in batch order; their sum is N."""
     context_lengths: Sequence[int]
     """Positions of each sequence once the new tokens are in: a sequence's queries are its last positions."""
-    block_tables_SB: Tensor
-    """Blocks of each sequence in order of position, int64; rows are padded with any valid block."""
-    slot_mapping_N: Tensor
-    """The slot that each new token's keys and values go to, int64."""
+    block_tables: Sequence[BlockTable]
+    """Each sequence's blocks, for all of those positions."""
+
+    def attend(self, layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor) -> Tensor:
+        """Store the new keys and values, then attend to the whole contexts, [N, H, D]."""
+        self.cache.write(layer, self.slot_mapping, k_NGD, v_NGD)
+        if q_NHD.is_cuda and self.is_decode:
+            return self._decode_together(layer, q_NHD)
+        out_NHD = torch.empty_like(q_NHD)
+        for index, (start, stop) in enumerate(pairwise(self.query_starts)):
+            out_NHD[start:stop] = self._attend_one(layer, index, q_NHD[start:stop])
+        return out_NHD
 
     @property
+    def is_decode(self) -> bool:
+        """Whether every sequence has one new token."""
+        return len(self.query_lengths) == self.query_starts[-1]
+
+    @cached_property
     def query_starts(self) -> list[int]:
         """Where each sequence's tokens begin in the batch, and N at the end."""
         return [0, *accumulate(self.query_lengths)]
 
-    def attend(self, layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor) -> Tensor:
-        """Store the new keys and values, then attend to the whole contexts, [N, H, D]."""
-        self.cache.write(layer, self.slot_mapping_N, k_NGD, v_NGD)
-        if set(self.query_lengths) == {1}:
-            return self._decode(layer, q_NHD)
-        starts = self.query_starts
-        parts = [
-            self._attend_one(layer, sequence, q_NHD[start:stop])
-            for sequence, (start, stop) in enumerate(pairwise(starts))
-        ]
-        return torch.cat(parts)
+    @cached_property
+    def slot_mapping(self) -> Tensor:
+        """The slot that each new token's keys and values go to, int64."""
+        slots: list[int] = []
+        for table, context, queries in self._sequences:
+            if queries == 1:
+                slots.append(table.slot(context - 1))
+            else:
+                slots += table.slots(context - queries, context)
+        return torch.tensor(slots, device=self.cache.keys.device)
 
-    def _decode(self, layer: int, q_SHD: Tensor) -> Tensor:
+    @property
+    def _sequences(self) -> "zip[tuple[BlockTable, int, int]]":
+        return zip(self.block_tables, self.context_lengths, self.query_lengths, strict=True)
+
+    @cached_property
+    def _spans(self) -> list[list[range]]:
+        return [table.spans(context) for table, context, _ in self._sequences]
+
+    @cached_property
+    def _masks(self) -> list[Tensor | None]:
+        """Which positions each query attends to, [Q, C]; None where that is all of them, or all up to its own."""
+        device = self.cache.keys.device
+        masks: list[Tensor | None] = []
+        for _, context, queries in self._sequences:
+            mask = None
+            if 1 < queries < context:
+                position_Q = torch.arange(context - queries, context, device=device)
+                mask = torch.arange(context, device=device) <= position_Q[:, None]
+            masks.append(mask)
+        return masks
+
+    @cached_property
+    def _padded(self) -> tuple[Tensor, Tensor]:
+        """Every sequence's blocks, padded with blocks that others hold, [S, B]; and which positions are its own."""
+        block_size, device = self.cache.block_size, self.cache.keys.device
+        longest = max(-(-context // block_size) for context in self.context_lengths)
+        rows = [table.blocks[:longest] for table in self.block_tables]
+        blocks_SB = torch.tensor([row + row[:1] * (longest - len(row)) for row in rows], device=device)
+        lengths_S = torch.tensor(self.context_lengths, device=device)
+        return blocks_SB, torch.arange(longest * block_size, device=device) < lengths_S[:, None]
+
+    def _decode_together(self, layer: int, q_SHD: Tensor) -> Tensor:
         """One new token per sequence: all of them in one call, shorter contexts masked."""
-        longest = max(self.context_lengths)
-        num_blocks = -(-longest // self.cache.block_size)
-        k_SCGD, v_SCGD = self.cache.read(layer, self.block_tables_SB[:, :num_blocks])
-        mask_S11C = None
-        if min(self.context_lengths) < k_SCGD.shape[1]:
-            lengths_S = torch.tensor(self.context_lengths, device=q_SHD.device)
-            is_held_SC = torch.arange(k_SCGD.shape[1], device=q_SHD.device) < lengths_S[:, None]
-            mask_S11C = is_held_SC[:, None, None]
-            # A weight of 0 does not silence what another sequence left there, if that is not finite: 0 * NaN is NaN.
-            for read_SCGD in (k_SCGD, v_SCGD):
-                read_SCGD.masked_fill_(~is_held_SC[:, :, None, None], 0)
-        return _masked(q_SHD.unsqueeze(1), k_SCGD, v_SCGD, mask_S11C).squeeze(1)
+        blocks_SB, is_held_SC = self._padded
+        k_SCGD, v_SCGD = self.cache.gather(layer, blocks_SB)
+        # A weight of 0 does not silence what another sequence left there, if that is not finite: 0 * NaN is NaN.
+        for read_SCGD in (k_SCGD, v_SCGD):
+            read_SCGD.masked_fill_(~is_held_SC[:, :, None, None], 0)
+        return _sdpa(q_SHD.unsqueeze(1), k_SCGD, v_SCGD, mask=is_held_SC[:, None, None], is_causal=False).squeeze(1)
 
-    def _attend_one(self, layer: int, sequence: int, q_QHD: Tensor) -> Tensor:
-        context, queries = self.context_lengths[sequence], q_QHD.shape[0]
-        num_blocks = -(-context // self.cache.block_size)
-        k_CGD, v_CGD = self.cache.read(layer, self.block_tables_SB[sequence, :num_blocks])
-        k_1CGD, v_1CGD = k_CGD[None, :context], v_CGD[None, :context]
-        if queries == context:
-            return _causal(q_QHD[None], k_1CGD, v_1CGD).squeeze(0)
-        position_Q = torch.arange(context - queries, context, device=q_QHD.device)
-        mask_11QC = (torch.arange(context, device=q_QHD.device) <= position_Q[:, None])[None, None]
-        return _masked(q_QHD[None], k_1CGD, v_1CGD, mask_11QC).squeeze(0)
+    def _attend_one(self, layer: int, index: int, q_QHD: Tensor) -> Tensor:
+        k_CGD, v_CGD = self.cache.read(layer, self._spans[index])
+        is_whole = 1 < len(q_QHD) == len(k_CGD)
+        return _sdpa(q_QHD[None], k_CGD[None], v_CGD[None], mask=self._masks[index], is_causal=is_whole)[0]
 
 
 def _causal(q_STHD: Tensor, k_STGD: Tensor, v_STGD: Tensor) -> Tensor:
     return _sdpa(q_STHD, k_STGD, v_STGD, mask=None, is_causal=True)
-
-
-def _masked(q_SQHD: Tensor, k_SCGD: Tensor, v_SCGD: Tensor, mask: Tensor | None) -> Tensor:
-    return _sdpa(q_SQHD, k_SCGD, v_SCGD, mask=mask, is_causal=False)
 
 
 def _sdpa(q_SQHD: Tensor, k_SCGD: Tensor, v_SCGD: Tensor, *, mask: Tensor | None, is_causal: bool) -> Tensor:

@@ -10,8 +10,9 @@ from enum import StrEnum
 
 import torch
 
-from models.attention import KVCache, PagedContext
+from models.attention import PagedContext
 from models.errors import ConfigError
+from models.kv_cache import BlockTable, KVCache
 from models.rows import RowSource
 from models.transformer import Transformer
 from server.engine.sampling import sample
@@ -67,7 +68,7 @@ def generate(
     weight = model.head_weight
     num_blocks = -(-(len(prompt_ids) + max_tokens) // 16)
     cache = KVCache(config, num_blocks=num_blocks, block_size=16, dtype=weight.dtype, device=weight.device)
-    block_tables_SB = torch.arange(num_blocks, device=weight.device)[None]
+    table = BlockTable(16, range(num_blocks))
     pending, position = list(prompt_ids), 0
     for index in range(max_tokens):
         while pending:
@@ -80,8 +81,7 @@ def generate(
                 cache=cache,
                 query_lengths=[len(chunk)],
                 context_lengths=[position],
-                block_tables_SB=block_tables_SB,
-                slot_mapping_N=positions_N,
+                block_tables=[table],
             )
             hidden_Nd = model(ids_N, positions_N, context, None if rows is None else rows.fetch(ids_N))
         logits_V = model.logits(hidden_Nd[-1:])[0].float()

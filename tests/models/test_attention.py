@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.attention import KVCache, PackedContext, PagedContext
+from models.attention import PackedContext, PagedContext
+from models.kv_cache import BlockTable, KVCache
 from tests.models import reference
 from tests.models.tiny_models import DENSE
 
@@ -49,29 +50,24 @@ class Sequences:
         for store in (self.cache.keys, self.cache.values):
             store[..., : config.head_dim] = garbage
         starts = [0, *accumulate(num_blocks)]
-        spare = block_order[-1]  # belongs to nobody and pads short tables
-        self.tables = torch.full((len(lengths), max(num_blocks)), spare)
-        for index, (start, count) in enumerate(zip(starts, num_blocks, strict=False)):
-            self.tables[index, :count] = torch.tensor(block_order[start : start + count])
+        self.tables = [
+            BlockTable(block_size, block_order[start : start + count])
+            for start, count in zip(starts, num_blocks, strict=False)
+        ]
         self.done = [0] * len(lengths)
         self.tokens = torch.arange(sum(lengths)).split(lengths)
 
     def feed(self, chunks, qkv, layer=0):
         """Give sequences their next tokens: `chunks` are (sequence, count); return which tokens, and what came out."""
-        tables, taken, slots = [], [], []
+        taken = []
         for sequence, count in chunks:
-            positions = torch.arange(self.done[sequence], self.done[sequence] + count)
+            taken.append(self.tokens[sequence][self.done[sequence] : self.done[sequence] + count])
             self.done[sequence] += count
-            blocks = self.tables[sequence, positions // self.cache.block_size]
-            slots.append(blocks * self.cache.block_size + positions % self.cache.block_size)
-            taken.append(self.tokens[sequence][positions])
-            tables.append(self.tables[sequence])
         context = PagedContext(
             cache=self.cache,
             query_lengths=[count for _, count in chunks],
             context_lengths=[self.done[sequence] for sequence, _ in chunks],
-            block_tables_SB=torch.stack(tables),
-            slot_mapping_N=torch.cat(slots),
+            block_tables=[self.tables[sequence] for sequence, _ in chunks],
         )
         tokens = torch.cat(taken)
         return tokens, context.attend(layer, *(x[tokens] for x in qkv))
@@ -151,6 +147,33 @@ def test_what_lies_in_unused_slots_changes_no_bit_of_a_decode(garbage):
     assert last_step(garbage).tolist() == last_step(0.0).tolist()
 
 
+@pytest.mark.parametrize("garbage", [float("nan"), 0.0])
+def test_one_call_for_all_sequences_gives_what_a_call_for_each_gives(garbage):
+    # What a GPU takes and the CPU does not.
+    lengths, order = [3, 9, 5], [2, 0, 4, 1, 6, 3, 5]
+    qkv = random_qkv(sum(lengths), DENSE)
+    sequences = Sequences(lengths, block_size=4, block_order=order, config=DENSE, garbage=garbage)
+    sequences.feed([(0, 2), (1, 8), (2, 4)], qkv)
+    tokens, out = sequences.feed([(0, 1), (1, 1), (2, 1)], qkv)
+    context = PagedContext(
+        cache=sequences.cache, query_lengths=[1] * 3, context_lengths=lengths, block_tables=sequences.tables
+    )
+    torch.testing.assert_close(context._decode_together(0, qkv[0][tokens]), out, **CLOSE)
+
+
+def test_keys_and_values_in_one_piece_are_read_in_place():
+    cache = KVCache(DENSE, num_blocks=6, block_size=4)
+    keys, _ = cache.read(1, BlockTable(4, [2, 3, 4]).spans(10))
+    assert (keys.data_ptr(), len(keys)) == (cache.keys[1, 2].data_ptr(), 10)
+
+
+@given(blocks=st.lists(st.integers(0, 30), unique=True, min_size=1), block_size=st.integers(1, 5), data=st.data())
+def test_spans_of_a_block_table_are_the_slots_of_its_positions(blocks, block_size, data):
+    table = BlockTable(block_size, blocks)
+    length = data.draw(st.integers(0, len(blocks) * block_size))
+    assert table.slots(0, length) == [slot for span in table.spans(length) for slot in span]
+
+
 def test_garbage_past_the_contexts_stays_in_the_cache():
     sequences = Sequences([1, 1], block_size=4, block_order=[0, 1, 2], config=DENSE)
     sequences.feed([(0, 1), (1, 1)], random_qkv(2, DENSE))
@@ -192,8 +215,7 @@ def test_a_cache_in_a_narrower_dtype_serves_queries_in_a_wider_one():
         cache=cache,
         query_lengths=[5],
         context_lengths=[5],
-        block_tables_SB=torch.tensor([[0, 1]]),
-        slot_mapping_N=torch.arange(5),
+        block_tables=[BlockTable(4, [0, 1])],
     )
     rounded = [qkv[0], *(x.bfloat16().float() for x in qkv[1:])]
     assert context.attend(0, *qkv).tolist() == PackedContext([5]).attend(0, *rounded).tolist()
@@ -204,7 +226,6 @@ def test_query_starts_are_where_sequences_begin():
         cache=KVCache(DENSE, num_blocks=1, block_size=8),
         query_lengths=[3, 1, 4],
         context_lengths=[3, 1, 4],
-        block_tables_SB=torch.zeros(3, 1, dtype=torch.int64),
-        slot_mapping_N=torch.arange(8),
+        block_tables=[BlockTable(8, [0])] * 3,
     )
     assert context.query_starts == [0, 3, 4, 8]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.attention import KVCache, PackedContext, PagedContext
+from models.attention import PackedContext, PagedContext
+from models.kv_cache import BlockTable, KVCache
 from models.transformer import Transformer, rotary_factors, rotate
 from tests.models import reference
 from tests.models.tiny_models import (
@@ -92,7 +93,7 @@ def paged_logits(model, *, head_dim_multiple=1):
         head_dim_multiple=head_dim_multiple,
         dtype=model.head_weight.dtype,
     )
-    tables = torch.arange(12).flip(0).view(3, 4)
+    tables = [BlockTable(4, reversed(range(start, start + 4))) for start in (8, 4, 0)]
     done = [0] * len(LENGTHS)
     found = [[] for _ in LENGTHS]
     while unfinished := [index for index, length in enumerate(LENGTHS) if done[index] < length]:
@@ -102,14 +103,12 @@ def paged_logits(model, *, head_dim_multiple=1):
         ]
         for index, count in zip(unfinished, counts, strict=True):
             done[index] += count
-        slots = [tables[index, at // 4] * 4 + at % 4 for index, at in zip(unfinished, positions, strict=True)]
         ids_N = torch.cat([sequences()[index][at] for index, at in zip(unfinished, positions, strict=True)])
         context = PagedContext(
             cache=cache,
             query_lengths=counts,
             context_lengths=[done[index] for index in unfinished],
-            block_tables_SB=tables[unfinished],
-            slot_mapping_N=torch.cat(slots),
+            block_tables=[tables[index] for index in unfinished],
         )
         out = model.logits(model(ids_N, torch.cat(positions), context, rows_of(model, ids_N)))
         for index, part in zip(unfinished, out.split(counts), strict=True):

@@ -1,0 +1,130 @@
+"""Keys and values of past positions: stored in blocks, found through block tables.
+
+Knows blocks, slots and layers. Which block belongs to whom, and who attends to what, is decided elsewhere.
+
+Shape legend: N tokens of the batch, L layers, G key/value heads, D head dimension, P positions per block, C positions
+of a sequence's context.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from models.config import ModelConfig, round_up
+
+
+class KVCache:
+    """Keys and values of all layers in blocks of `block_size` positions.
+
+    `keys` and `values` are [L, num_blocks, P, G, D'], D' being the head dimension rounded up to a multiple of
+    `head_dim_multiple` (fast kernels want 8 or more; head dimensions of 60 and 100 occur). The padding is zero.
+    Slot `block * P + offset` holds one position.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        num_blocks: int,
+        block_size: int = 16,
+        head_dim_multiple: int = 1,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.block_size = block_size
+        self.head_dim = config.head_dim
+        shape = (
+            config.num_hidden_layers,
+            num_blocks,
+            block_size,
+            config.num_key_value_heads,
+            round_up(config.head_dim, head_dim_multiple),
+        )
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+
+    @staticmethod
+    def block_bytes(config: ModelConfig, *, block_size: int, head_dim_multiple: int, dtype: torch.dtype) -> int:
+        """Return what one block of a cache takes, keys and values of all layers."""
+        head_dim = round_up(config.head_dim, head_dim_multiple)
+        position = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * dtype.itemsize
+        return block_size * position
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks there are."""
+        return self.keys.shape[1]
+
+    def write(self, layer: int, slot_mapping_N: Tensor, k_NGD: Tensor, v_NGD: Tensor) -> None:
+        """Put one layer's keys and values into their slots."""
+        for store, new in ((self.keys, k_NGD), (self.values, v_NGD)):
+            store[layer].flatten(0, 1)[slot_mapping_N, :, : self.head_dim] = new.to(store.dtype)
+
+    def gather(self, layer: int, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Return copies of the keys and values of the blocks named: blocks [..., B] -> [..., B * P, G, D']."""
+        return (
+            self.keys[layer][blocks].flatten(-4, -3),
+            self.values[layer][blocks].flatten(-4, -3),
+        )
+
+    def read(self, layer: int, spans: list[range]) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of spans of slots, one after another, [C, G, D']; a view where it is one span."""
+        stores = self.keys[layer].flatten(0, 1), self.values[layer].flatten(0, 1)
+        if len(spans) == 1:
+            (span,) = spans
+            return stores[0][span.start : span.stop], stores[1][span.start : span.stop]
+        keys, values = (torch.cat([store[span.start : span.stop] for span in spans]) for store in stores)
+        return keys, values
+
+
+class BlockTable:
+    """The blocks of one sequence in order of position.
+
+    Blocks that follow one another in the cache too are kept as one run: what lies in one piece can be read in place.
+    """
+
+    __slots__ = ("_runs", "block_size", "blocks")
+
+    def __init__(self, block_size: int, blocks: Iterable[int] = ()) -> None:
+        self.block_size = block_size
+        self.blocks: list[int] = []
+        self._runs: list[range] = []
+        self.extend(blocks)
+
+    def extend(self, blocks: Iterable[int]) -> None:
+        """Put blocks at the end."""
+        for block in blocks:
+            if self._runs and self._runs[-1].stop == block:
+                self._runs[-1] = range(self._runs[-1].start, block + 1)
+            else:
+                self._runs.append(range(block, block + 1))
+            self.blocks.append(block)
+
+    def clear(self) -> list[int]:
+        """Take all blocks out and return them."""
+        blocks, self.blocks, self._runs = self.blocks, [], []
+        return blocks
+
+    def slot(self, position: int) -> int:
+        """Return the slot of a position."""
+        return self.blocks[position // self.block_size] * self.block_size + position % self.block_size
+
+    def slots(self, start: int, stop: int) -> list[int]:
+        """Return the slots of the positions from `start` up to `stop`."""
+        return [self.slot(position) for position in range(start, stop)]
+
+    def spans(self, length: int) -> list[range]:
+        """Return the slots of the first `length` positions as spans."""
+        spans: list[range] = []
+        for run in self._runs:
+            count = min(length, len(run) * self.block_size)
+            if count <= 0:
+                break
+            start = run.start * self.block_size
+            spans.append(range(start, start + count))
+            length -= count
+        return spans
+
+    def __len__(self) -> int:
+        return len(self.blocks)
