@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from paging.keys import KeyRange, Keys
 from paging.slots import Mask
@@ -25,10 +26,20 @@ class Fault(IntEnum):
 class Used(NamedTuple):
     """What a granted lease was the first to use."""
 
-    minor_faults: int
-    major_faults: int
+    faults: npt.NDArray[np.uint8]
+    """Of each of its rows the `Fault` that its first position is, or 0."""
     prefetched: int
     """Rows that a prefetch had brought."""
+
+    @property
+    def minor_faults(self) -> int:
+        """Positions whose row came from the host tier."""
+        return int(np.count_nonzero(self.faults == Fault.MINOR))
+
+    @property
+    def major_faults(self) -> int:
+        """Positions whose row came from storage."""
+        return int(np.count_nonzero(self.faults == Fault.MAJOR))
 
 
 class Asks:
@@ -69,11 +80,7 @@ class Asks:
         faults, prefetched = self.fault[keys], self.prefetched[keys]
         self.fault[keys] = 0
         self.prefetched[keys] = False
-        return Used(
-            int(np.count_nonzero(faults == Fault.MINOR)),
-            int(np.count_nonzero(faults == Fault.MAJOR)),
-            int(np.count_nonzero(prefetched)),
-        )
+        return Used(faults, int(np.count_nonzero(prefetched)))
 
     def lose(self, keys: Keys) -> None:
         """Note that the rows left the tier a prefetch had brought them to, or never came."""

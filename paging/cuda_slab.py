@@ -75,6 +75,11 @@ class CudaSlab:
         self._released = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._resolves = False
 
+    @property
+    def num_bytes(self) -> int:
+        """The GPU's memory that the slots and the map take."""
+        return self.payload_SR.nbytes + self.slot_of_key_K.nbytes
+
     def copy_in(self, slots_N: Slots, source: HostSlab, source_slots_N: Slots) -> CudaCopy:
         """Queue copies from the host tier, behind the steps that may still be reading the slots."""
         if self._resolves:

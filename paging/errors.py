@@ -19,6 +19,7 @@ TolboothError                 the user's or the environment's fault; the command
 └── (models/errors.py)        checkpoints, configurations, training data
 """
 
+from enum import StrEnum
 from pathlib import Path
 
 
@@ -46,6 +47,15 @@ class EncodingError(TableError):
     """Values cannot be stored in the encoding asked for."""
 
 
+class ReadErrorKind(StrEnum):
+    """What was wrong with a row that could not be read; the names that errors are counted under."""
+
+    IO = "io"  # the system refused, or the disk failed
+    SHORT = "short"  # the file ends too soon
+    CHECKSUM = "checksum"  # the bytes are others than were written
+    CLOSED = "closed"  # the storage was closed before its turn came
+
+
 class RowReadError(TableError):
     """A row could not be read whole, or its bytes fail their checksum; says which and why where it is about one row."""
 
@@ -57,12 +67,14 @@ class RowReadError(TableError):
         path: Path | None = None,
         offset: int | None = None,
         cause: str | None = None,
+        kind: ReadErrorKind = ReadErrorKind.IO,
     ) -> None:
         super().__init__(message)
         self.row = row
         self.path = path
         self.offset = offset
         self.cause = cause
+        self.kind = kind
 
 
 class StorageError(TolboothError):

@@ -60,6 +60,11 @@ class KeySpace(Generic[S]):
         """The ranges in use, ascending."""
         return tuple(self._ranges)
 
+    @property
+    def storages(self) -> tuple[S, ...]:
+        """The storages of the ranges in use, ascending."""
+        return tuple(self._storages)
+
     def attach(self, storage: S, num_rows: int) -> KeyRange:
         """Give a storage the first stretch of `num_rows` keys that is not in use."""
         if num_rows < 1:

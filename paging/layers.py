@@ -45,8 +45,8 @@ class LayerReader:
         }
         self._rows_SLD: Tensor | None = None
         if geometry.encoding is not None and len(self._values_SD) == len(geometry.segments):
-            rows_SV = payload_SR.view(self._dtype)
-            self._rows_SLD = rows_SV.unflatten(1, (len(geometry.segments), geometry.hidden_size))
+            shape = (len(payload_SR), len(geometry.segments), geometry.hidden_size)
+            self._rows_SLD = payload_SR.view(self._dtype).view(shape)
 
     def decode(self, index_N: Tensor, dtype: torch.dtype | None) -> dict[int, Tensor]:
         """Return all layers of the rows in these slots by layer, each [N, D], not contiguous; `dtype` None: as encoded.

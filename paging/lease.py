@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from paging.keys import Keys
 from paging.slots import Slots
@@ -32,7 +33,7 @@ class LeaseState(StrEnum):
 class Lease:
     """The rows of one batch, all or none of them; ends with `Pager.release`."""
 
-    __slots__ = ("error", "index", "keys", "missing", "slots", "state")
+    __slots__ = ("error", "index", "keys", "missing", "slots", "state", "tiers")
 
     def __init__(self, keys: Keys, slots: Slots | None) -> None:
         self.keys = keys
@@ -44,6 +45,9 @@ class Lease:
         """Rows that a waiting lease still lacks; once it has room for all, they leave as they arrive."""
         self.error: RowReadError | None = None
         """Why a lease failed."""
+        self.tiers: npt.NDArray[np.uint8] | None = None
+        """Where the row of each position was when it was first asked for: 0, or the `Fault` that the position is
+        counted as, uint8 [n]. None while the lease waits, for a pin, and where every position is a hit."""
         self.index: Tensor | None = None
         """`slots` where the device can read them; made when first needed."""
 

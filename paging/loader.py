@@ -142,15 +142,17 @@ class Loader:
             self._host.slots.settle(slots[slots >= 0].astype(np.intp), (pending & ~on_device)[slots >= 0])
 
     def clear(self, keys: KeyRange) -> None:
-        """Drop the rows of a key range that goes away."""
+        """Drop the rows of a key range that goes away, and have the policies forget them."""
         while self._copies:
             self._copies[0][0].wait()
             self._end_copies()
         slots = self._device.ready_in(keys)
         self._slab.publish(self._device.key_of_slot[slots], np.full(len(slots), -1))
         self._device.drop(slots)
+        self._device.policy.forget(keys)
         if self._host is not None:
             self._host.slots.drop(self._host.slots.ready_in(keys))
+            self._host.slots.policy.forget(keys)
 
     @property
     def _idle(self) -> int:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from paging.admission import Waiter
 from paging.ahead import Ahead
+from paging.asks import Used
 from paging.errors import KeysInUseError
 from paging.geometry import TableGeometry
 from paging.hot_set import HotSet
@@ -302,5 +303,16 @@ class Pager:
                 self._device.policy.touch(slots)
                 self._device.fresh[slots] = False
                 self._recent.note(lease.keys)
-                self._counters.note_granted(len(lease), self._parts.asks.use(waiter.keys))
+                used = self._parts.asks.use(waiter.keys)
+                self._counters.note_granted(len(lease), used)
+                lease.tiers = _tiers(lease.keys, used)
             self._parts.asks.end(waiter.asked)
+
+
+def _tiers(keys: Keys, used: Used) -> npt.NDArray[np.uint8] | None:
+    """Spread the faults of rows over positions: of those with the same key the first has it."""
+    if not used.faults.any():
+        return None
+    tiers = np.zeros(len(keys), dtype=np.uint8)
+    tiers[np.unique(keys, return_index=True)[1]] = used.faults
+    return tiers

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from paging.errors import RowReadError
+from paging.errors import ReadErrorKind, RowReadError
 from paging.keys import KeyRange, KeySpace
 from paging.slab import HostSlab
 from paging.slots import Slots
@@ -120,7 +120,8 @@ class Reads:
                 storage.submit(reads, self._completions)
             except ValueError as error:  # closed under us: whoever waits for the rows must hear of it
                 for read in reads:
-                    read.error = RowReadError(f"row {read.row}: {error}", row=read.row, cause=str(error))
+                    message, kind = f"row {read.row}: {error}", ReadErrorKind.CLOSED
+                    read.error = RowReadError(message, row=read.row, cause=str(error), kind=kind)
                     read.finished = now
                     self._completions.put(read)
 
@@ -135,7 +136,7 @@ class Reads:
                 self._counters.bytes_read += self._row_bytes
                 self._latency.note(fetch.load, seconds)
             else:
-                self._counters.read_errors += 1
+                self._counters.read_errors_by_cause[fetch.read.error.kind] += 1
         return ended
 
     def wait(self, timeout: float) -> None:

@@ -49,6 +49,7 @@ def hot_set(parts: Parts, keys: KeyRange) -> HotSet:
 def snapshot(parts: Parts) -> PagerStats:
     """Return the counters and sizes of this moment."""
     counters, host = parts.counters, None if parts.host is None else parts.host.slots
+    reading = sum(storage.staging_bytes for storage in parts.space.storages)
     return PagerStats(
         row_requests=counters.device_hits + counters.host_hits + counters.major_faults,
         device_hits=counters.device_hits,
@@ -63,11 +64,13 @@ def snapshot(parts: Parts) -> PagerStats:
         read_latency_counts=tuple(counters.read_latency_counts),
         read_latency_sum=counters.read_latency_sum,
         stall_seconds=counters.stall_seconds,
-        read_errors=counters.read_errors,
+        read_errors_by_cause=dict(counters.read_errors_by_cause),
         device_slots=parts.device.num_slots,
+        device_bytes=parts.slab.num_bytes + (reading if parts.host is None else 0),
         device_rows=parts.device.num_ready,
         device_leased_rows=int(np.count_nonzero(parts.device.holds)),
         host_slots=0 if host is None else host.num_slots,
+        host_bytes=0 if parts.host is None else parts.host.slab.num_bytes + reading,
         host_rows=0 if host is None else host.num_ready,
         waiting_leases=len(parts.admission.waiters),
         reads_under_way=len(parts.reads.under_way),

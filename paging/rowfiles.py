@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from paging.checksum import row_checksum, table_seed
-from paging.errors import RowReadError
+from paging.errors import ReadErrorKind, RowReadError
 from paging.format import Manifest
 from paging.geometry import PAGE_BYTES, round_up
 from paging.opening import open_shard
@@ -31,8 +31,15 @@ class RowPlace(NamedTuple):
     offset: int
 
 
+class Flaw(NamedTuple):
+    """What is wrong with a row that was read."""
+
+    kind: ReadErrorKind
+    cause: str
+
+
 Transfer: TypeAlias = Callable[[RowPlace, memoryview], str | None]
-"""Fills the start of a buffer with the payload at a place; returns what went wrong, or raises `OSError`."""
+"""Fills the start of a buffer with the payload at a place; returns why not all of it came, or raises `OSError`."""
 
 
 class RowFiles:
@@ -104,18 +111,19 @@ class RowFiles:
             return None
         # What the page cache holds may be what is wrong; the second attempt shall come from the disk.
         self.advise(place, os.POSIX_FADV_DONTNEED)
-        cause = self._try(row, place, buffer, transfer)
-        return None if cause is None else self.error(row, cause)
+        flaw = self._try(row, place, buffer, transfer)
+        return None if flaw is None else self.error(row, flaw)
 
-    def error(self, row: int, cause: str, *, remedy: str = _AGAIN) -> RowReadError:
+    def error(self, row: int, flaw: Flaw, *, remedy: str = _AGAIN) -> RowReadError:
         """Return the error that says what is wrong with a row, where it lies, and what to do."""
         place = self.place(row)
         return RowReadError(
-            f"row {row} ({place.path}, byte {place.offset}): {cause}; {remedy}",
+            f"row {row} ({place.path}, byte {place.offset}): {flaw.cause}; {remedy}",
             row=row,
             path=place.path,
             offset=place.offset,
-            cause=cause,
+            cause=flaw.cause,
+            kind=flaw.kind,
         )
 
     def close(self) -> None:
@@ -123,15 +131,17 @@ class RowFiles:
         for file in self._files:
             file.close()
 
-    def _try(self, row: int, place: RowPlace, buffer: memoryview, transfer: Transfer) -> str | None:
+    def _try(self, row: int, place: RowPlace, buffer: memoryview, transfer: Transfer) -> Flaw | None:
         """Read a row once; return what went wrong."""
         try:
             cause = transfer(place, buffer)
         except OSError as error:
-            return f"it cannot be read ({error.strerror})"
+            return Flaw(ReadErrorKind.IO, f"it cannot be read ({error.strerror})")
         if cause is not None:
-            return cause
-        return None if self.is_sound(row, buffer[: self._row_bytes]) else "its checksum does not match its bytes"
+            return Flaw(ReadErrorKind.SHORT, cause)
+        if self.is_sound(row, buffer[: self._row_bytes]):
+            return None
+        return Flaw(ReadErrorKind.CHECKSUM, "its checksum does not match its bytes")
 
 
 def fill(handle: int, buffer: memoryview, offset: int) -> str | None:

@@ -42,6 +42,11 @@ class HostSlab:
         self.payload_SR = torch.from_numpy(self.rows_SB)[:, :row_bytes]
         """The rows in their table's encoding, uint8."""
 
+    @property
+    def num_bytes(self) -> int:
+        """The memory that the slots take, padding included."""
+        return self.rows_SB.nbytes
+
     def buffer(self, slot: int) -> memoryview:
         """Return a slot's bytes, for a read to land in."""
         return memoryview(self.rows_SB[slot])
@@ -76,6 +81,11 @@ class DeviceSlab(Protocol):
     landing: HostSlab | None
     """The slots themselves, where reads can land in them; else rows come by `copy_in` alone."""
 
+    @property
+    def num_bytes(self) -> int:
+        """The device's memory that the slots, and its copy of the map, take."""
+        ...
+
     def copy_in(self, slots_N: Slots, source: HostSlab, source_slots_N: Slots) -> Copy | None:
         """Start copying rows from the host tier; None where they have been copied already."""
         ...
@@ -103,6 +113,7 @@ class CpuSlab:
     def __init__(self, num_slots: int, row_bytes: int) -> None:
         self.num_slots = num_slots
         self.landing: HostSlab | None = HostSlab(num_slots, row_bytes)
+        self.num_bytes = self.landing.num_bytes
         self._rows_SB = self.landing.rows_SB
         self.payload_SR = self.landing.payload_SR
 

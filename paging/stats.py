@@ -1,9 +1,11 @@
 """What the pager did: counters while it runs, frozen snapshots for those who ask."""
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from paging.asks import Used
+from paging.errors import ReadErrorKind
 
 LATENCY_BOUNDS = tuple(50e-6 * 2**power for power in range(18))
 """Upper bounds of the read-latency histogram's buckets, in seconds: 50 us to 6.6 s; one more bucket has no bound."""
@@ -39,22 +41,31 @@ class PagerStats:
     """Seconds of all those reads together."""
     stall_seconds: float
     """Time spent in `wait`."""
-    read_errors: int
-    """Rows that could not be read, after the storage had tried again."""
+    read_errors_by_cause: Mapping[ReadErrorKind, int]
+    """Rows that could not be read, after the storage had tried again; every kind is there."""
     device_slots: int
     """Capacity of the device tier."""
+    device_bytes: int
+    """Memory set aside for the device tier, what reading needs for itself included where reads land there."""
     device_rows: int
     """Rows ready on the device."""
     device_leased_rows: int
     """Rows that are leased, or claimed for a waiting lease."""
     host_slots: int
     """Capacity of the host tier, staging included."""
+    host_bytes: int
+    """Memory set aside for the host tier, what reading needs for itself included; 0 where there is none."""
     host_rows: int
     """Rows ready in the host tier."""
     waiting_leases: int
     """Leases that wait for rows or for room."""
     reads_under_way: int
     """Rows being read."""
+
+    @property
+    def read_errors(self) -> int:
+        """Rows that could not be read, for whatever reason."""
+        return sum(self.read_errors_by_cause.values())
 
     @property
     def hit_rate(self) -> float:
@@ -76,7 +87,7 @@ class Counters:
         self.read_latency_counts = [0] * (len(LATENCY_BOUNDS) + 1)
         self.read_latency_sum = 0.0
         self.stall_seconds = 0.0
-        self.read_errors = 0
+        self.read_errors_by_cause = dict.fromkeys(ReadErrorKind, 0)
 
     def note_granted(self, num_positions: int, used: Used) -> None:
         """Count the positions of a lease."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from paging.keys import KeyRange
 from paging.policy.protocol import Integers, Slots
 from paging.policy.scored import FREE, FRESH, SETTLED, ScoredPolicy
 
@@ -59,6 +60,10 @@ class AgedFrequency(ScoredPolicy):
             self._make_room(keys)
             self._count_of_absent[keys] += counts * (SEED_SHARE * self.num_slots / total * self._weight())
 
+    def forget(self, keys: KeyRange) -> None:
+        """Forget the counts of absent rows."""
+        self._count_of_absent[keys.start : keys.stop] = 0
+
     def insert(self, slots: Integers, keys: Integers) -> None:
         """Note that rows now fill free slots; a row that is neither seeded nor ever requested goes first."""
         super().insert(slots, keys)
@@ -90,7 +95,7 @@ class AgedFrequency(ScoredPolicy):
     def _scores(self, slots: Slots) -> npt.NDArray[np.float64]:
         return self._count[slots] / (self._clock - self._last[slots] + self._grace)
 
-    def _forget(self, slots: Slots) -> None:
+    def _put_aside(self, slots: Slots) -> None:
         self._count_of_absent[self._key[slots]] = self._count[slots]
 
     def _rescale(self) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from paging.keys import KeyRange
 from paging.policy.protocol import Integers, Slots
 from paging.policy.scored import FREE, SETTLED, ScoredPolicy
 
@@ -19,6 +20,9 @@ class LRU(ScoredPolicy):
 
     def seed(self, keys: Integers, counts: npt.NDArray[Any]) -> None:
         """Do nothing: recency knows no frequencies."""
+
+    def forget(self, keys: KeyRange) -> None:
+        """Do nothing: of rows that have gone nothing is known."""
 
     def insert(self, slots: Integers, keys: Integers) -> None:
         """Note that rows now fill free slots; the last is the most recent."""

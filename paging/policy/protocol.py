@@ -5,6 +5,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from paging.keys import KeyRange
+
 Integers = npt.NDArray[np.integer[Any]]
 Slots = npt.NDArray[np.int64]
 Held = npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_]
@@ -30,6 +32,10 @@ class Policy(Protocol):
         Moves no rows. Call it before the rows of the list are inserted; policies that keep no frequencies ignore it,
         and what a seed does for them is the rows that the caller inserts.
         """
+        ...
+
+    def forget(self, keys: KeyRange) -> None:
+        """Remember nothing of these keys, none of which has a row now: they may come to mean other rows."""
         ...
 
     def insert(self, slots: Integers, keys: Integers) -> None:

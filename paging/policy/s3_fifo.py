@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from paging.keys import KeyRange
 from paging.policy.protocol import Held, Integers, Slots
 
 _NEVER_REQUESTED = -1
@@ -42,6 +43,11 @@ class S3FIFO:
 
     def seed(self, keys: Integers, counts: npt.NDArray[Any]) -> None:
         """Do nothing: a queue knows no frequencies."""
+
+    def forget(self, keys: KeyRange) -> None:
+        """Forget that rows left the small queue lately."""
+        for key in [key for key in self._ghosts if key in keys]:
+            del self._ghosts[key]
 
     def insert(self, slots: Integers, keys: Integers) -> None:
         """Note that rows now fill free slots."""

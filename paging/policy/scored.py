@@ -42,7 +42,7 @@ class ScoredPolicy(abc.ABC):
     def _scores(self, slots: Slots) -> npt.NDArray[Any]:
         """Return the scores of slots that hold rows."""
 
-    def _forget(self, slots: Slots) -> None:  # noqa: B027 most policies remember nothing
+    def _put_aside(self, slots: Slots) -> None:  # noqa: B027 most policies remember nothing
         """Put aside what is worth knowing about rows that leave."""
 
     def insert(self, slots: Integers, keys: Integers) -> None:
@@ -63,7 +63,7 @@ class ScoredPolicy(abc.ABC):
             self._next_candidate = stop
             found = found[((self._state[found] & CANDIDATE) != 0) & (held[found] == 0)]
             # At once: a second look must not find them again.
-            self._forget(found)
+            self._put_aside(found)
             self._state[found] = FREE
             victims.append(found)
             missing -= len(found)
@@ -72,7 +72,7 @@ class ScoredPolicy(abc.ABC):
     def remove(self, slots: Integers) -> None:
         """Note that slots which held rows are now free."""
         assert (self._state[slots] != FREE).all()
-        self._forget(slots.astype(np.int64, copy=False))
+        self._put_aside(slots.astype(np.int64, copy=False))
         self._state[slots] = FREE
 
     def resident(self) -> Slots:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from paging.errors import RowReadError
+from paging.errors import ReadErrorKind, RowReadError
 from paging.rowfiles import missing
 from paging.storage.files import CLOSE_SECONDS
 from paging.storage.protocol import Completions, Read, Storage
@@ -32,6 +32,18 @@ class Fault(StrEnum):
         if self is Fault.IO_ERROR:
             return "it cannot be read (Input/output error)"
         return missing(1) if self is Fault.SHORT_READ else "its checksum does not match its bytes"
+
+    @property
+    def kind(self) -> ReadErrorKind:
+        """The kind of a storage's own error."""
+        return _KINDS[self]
+
+
+_KINDS = {
+    Fault.IO_ERROR: ReadErrorKind.IO,
+    Fault.SHORT_READ: ReadErrorKind.SHORT,
+    Fault.CORRUPTION: ReadErrorKind.CHECKSUM,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,4 +193,5 @@ class _Detour(Completions):
 def _spoil(read: Read, fault: Fault) -> None:
     """Give a read the error, and bytes that whoever takes them for the row will notice."""
     read.buffer[:] = b"\xa5" * len(read.buffer)
-    read.error = RowReadError(f"row {read.row}: {fault.cause}; injected", row=read.row, cause=fault.cause)
+    message = f"row {read.row}: {fault.cause}; injected"
+    read.error = RowReadError(message, row=read.row, cause=fault.cause, kind=fault.kind)

@@ -9,12 +9,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from paging.rowfiles import RowFiles, RowPlace
+from paging.errors import ReadErrorKind
+from paging.rowfiles import Flaw, RowFiles, RowPlace
 from paging.storage.protocol import Completions, Read
 from paging.storage.workers import Workers
 
 CLOSE_SECONDS = 10.0
 """How long closing waits for reads under way; a disk that takes longer is not coming back."""
+
+_CLOSED = Flaw(ReadErrorKind.CLOSED, "its storage was closed meanwhile")
 
 
 class Order(NamedTuple):
@@ -83,10 +86,10 @@ class FileStorage(ABC):
             read.started = time.perf_counter()
         try:
             if self._closed:
-                read.error = self._files.error(read.row, "its storage was closed meanwhile", remedy="open it again")
+                read.error = self._files.error(read.row, _CLOSED, remedy="open it again")
             else:
                 read.error = self._files.read(read.row, read.buffer, self._transfer)
         except Exception as error:  # noqa: BLE001  whatever it is, whoever waits for the row must hear of it
-            read.error = self._files.error(read.row, f"reading it failed ({error!r})")
+            read.error = self._files.error(read.row, Flaw(ReadErrorKind.IO, f"reading it failed ({error!r})"))
         read.finished = time.perf_counter()
         completions.put(read)

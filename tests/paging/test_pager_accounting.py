@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from paging.asks import Fault
 from tests.paging.pager_fakes import Clock, StepStorage, keys, make_pager, random_rows
 
 
@@ -69,6 +70,47 @@ def test_a_failed_lease_counts_for_nothing():
     settle(pager, storage)
     assert {"hits": 0, "minor": 0, "major": 0} == requests(pager)
     assert 1 == pager.stats().read_errors
+
+
+def test_read_errors_are_counted_by_what_was_wrong():
+    pager, storage = pager_with(4)
+    storage.bad_rows.add(1)
+    pager.lease(keys(1, 2))
+    settle(pager, storage)
+    storage.close()
+    pager.lease(keys(5))
+    pager.poll()
+    assert {"io": 1, "short": 0, "checksum": 0, "closed": 1} == pager.stats().read_errors_by_cause
+
+
+def test_a_granted_lease_tells_where_each_row_was():
+    pager, storage = pager_with(2, host_slots=4)
+    for row in (1, 2, 3):  # row 1 leaves the device
+        use(pager, storage, row)
+    lease = pager.lease(keys(4, 1, 4, 1))
+    assert lease.tiers is None
+    settle(pager, storage)
+    assert [Fault.MAJOR, Fault.MINOR, 0, 0] == lease.tiers.tolist()
+
+
+def test_a_lease_of_rows_on_the_device_has_no_faults_to_tell():
+    pager, storage = pager_with(4)
+    use(pager, storage, 1)
+    assert pager.lease(keys(1)).tiers is None
+
+
+def test_of_two_leases_that_wait_for_one_row_the_first_tells_the_fault():
+    pager, storage = pager_with(4)
+    leases = [pager.lease(keys(1)), pager.lease(keys(2, 1))]
+    settle(pager, storage)
+    assert [[2], [2, 0]] == [lease.tiers.tolist() for lease in leases]
+
+
+def test_a_pin_tells_no_faults():
+    pager, storage = pager_with(4)
+    pin = pager.pin(keys(1))
+    settle(pager, storage)
+    assert (True, None) == (pin.is_ready, pin.tiers)
 
 
 def test_a_prefetched_row_is_a_fault_for_the_first_that_uses_it():
@@ -152,6 +194,18 @@ def test_the_rest_of_a_snapshot_is_what_is_there_now():
         stats.waiting_leases,
         stats.reads_under_way,
     )
+
+
+def test_a_tiers_bytes_include_what_reading_needs_where_reads_land():
+    clock = Clock()
+    sizes = []
+    for host_slots in (0, 3):
+        pager = make_pager(4, host_slots=host_slots, clock=clock)
+        storage = StepStorage(random_rows(64), clock)
+        storage.staging_bytes = 100
+        pager.attach(storage)
+        sizes.append((pager.stats().device_bytes, pager.stats().host_bytes))
+    assert [(4 * 512 + 100, 0), (4 * 512, 3 * 512 + 100)] == sizes
 
 
 def test_recent_keys_are_the_positions_in_their_order():

@@ -39,7 +39,7 @@ class PagerMachine(RuleBasedStateMachine):
         self.live = []
         self.pins = []
         self.ahead = []
-        self.num_requests = 0
+        self.num_requests = np.zeros(3, dtype=np.int64)  # by tier
         self.attach(NUM_ROWS)
 
     def attach(self, num_rows):
@@ -152,8 +152,21 @@ class PagerMachine(RuleBasedStateMachine):
         bad_rows.add(row) if is_bad else bad_rows.discard(row)
 
     def count(self, lease):
-        if lease.is_ready and lease not in self.pins:
-            self.num_requests += len(lease)
+        self.num_requests += self.requests_of(lease)
+
+    def requests_of(self, lease):
+        """Count the positions of a lease by tier, and see that of those with the same key only the first is a fault."""
+        if lease.tiers is not None:
+            assert lease.is_ready
+            assert lease not in self.pins
+            faults = lease.keys[lease.tiers > 0].tolist()
+            assert len(set(faults)) == len(faults)
+            first = np.unique(lease.keys, return_index=True)[1]
+            assert set(np.flatnonzero(lease.tiers)) <= set(first)
+        if not lease.is_ready or lease in self.pins:
+            return np.zeros(3, dtype=np.int64)
+        tiers = np.zeros(len(lease), dtype=np.uint8) if lease.tiers is None else lease.tiers
+        return np.bincount(tiers, minlength=3)
 
     @invariant()
     def laws_hold(self):
@@ -177,8 +190,8 @@ class PagerMachine(RuleBasedStateMachine):
     def every_request_is_counted_once(self):
         stats = self.pager.stats()
         assert stats.row_requests == stats.device_hits + stats.host_hits + stats.major_faults
-        granted = sum(len(lease) for lease in self.live if lease.is_ready and lease not in self.pins)
-        assert self.num_requests + granted == stats.row_requests
+        granted = sum((self.requests_of(lease) for lease in self.live), start=self.num_requests)
+        assert [stats.device_hits, stats.host_hits, stats.major_faults] == granted.tolist()
 
     def teardown(self):
         if not hasattr(self, "pager"):

@@ -5,6 +5,7 @@ import pytest
 
 from paging import KeysInUseError
 from paging.keys import KeyRange
+from paging.policy import AgedFrequency
 from tests.paging.pager_fakes import StepStorage, keys, make_pager, payload, random_rows
 
 
@@ -143,6 +144,21 @@ def test_detaching_awaits_copies_to_the_device():
     pager.detach(key_range)
     pager.poll()
     pager.check_integrity()
+
+
+def test_the_policies_forget_a_storage_that_goes_away():
+    pager = make_pager(2, host_slots=2, policy=AgedFrequency)
+    attach(pager, 8, 0)
+    old, old_keys = attach(pager, 4, 1)
+    pager.seed(np.arange(old_keys.start, old_keys.stop), np.ones(4)).cancel()
+    settle(pager, old)
+    lease = pager.lease(keys(old_keys.start))
+    settle(pager, old)
+    pager.release(lease)
+    counts = [slots.policy._count_of_absent for slots in (pager._device, pager._parts.host.slots)]
+    assert all(of_keys[old_keys.start :].any() for of_keys in counts)
+    pager.detach(old_keys)
+    assert not any(of_keys.any() for of_keys in counts)
 
 
 def test_recent_keys_forget_a_storage_that_goes_away():

@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from paging.keys import KeyRange
 from paging.policy import PolicyName, make_policy
 
 _NUM_KEYS = 40
@@ -65,6 +66,16 @@ class PolicyMachine(RuleBasedStateMachine):
             policy.remove(np.array(slots))
         for slot in slots:
             del self.rows[slot]
+
+    @rule(start=st.integers(0, _NUM_KEYS - 1), length=st.integers(1, _NUM_KEYS))
+    def forget(self, start, length):
+        keys = KeyRange(start, start + length)
+        for slot in [slot for slot, key in self.rows.items() if key in keys]:
+            for policy in self.policies:
+                policy.remove(np.array([slot]))
+            del self.rows[slot]
+        for policy in self.policies:
+            policy.forget(keys)
 
     @invariant()
     def residents_are_the_rows_inserted_and_not_gone(self):
@@ -128,3 +139,28 @@ def test_a_row_requested_all_the_time_stays(name):
         assert victim != favourite
         policy.insert(np.array([victim]), np.array([key]))
         policy.touch(np.array([victim]))
+
+
+@pytest.mark.parametrize("name", PolicyName)
+def test_a_forgotten_key_is_as_good_as_new(name):
+    outcomes = []
+    for key in (3, 1000):  # one that was seeded, requested and evicted, one never heard of
+        policy = make_policy(name, 4)
+        policy.seed(np.arange(8), np.arange(8))
+        held = np.zeros(4, dtype=np.bool_)
+        for first in (0, 4):
+            policy.insert(np.arange(4), np.arange(first, first + 4))
+            policy.touch(np.array([0, 1, 2, 3, 3, 3]))
+            policy.evict(4, held)
+        policy.forget(KeyRange(2, 6))
+        policy.insert(np.arange(4), np.array([1, key, 6, 2000]))
+        policy.touch(np.array([0, 2]))
+        outcomes.append((policy.heat(np.arange(4)).tolist(), policy.evict(4, held).tolist()))
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("name", PolicyName)
+def test_keys_that_were_never_heard_of_can_be_forgotten(name):
+    policy = make_policy(name, 4)
+    policy.forget(KeyRange(10, 10**6))
+    assert [] == policy.resident().tolist()

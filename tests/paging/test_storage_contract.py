@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paging.errors import RowReadError, StorageError
+from paging.errors import ReadErrorKind, RowReadError, StorageError
 from paging.storage import Completions, FaultPlan, FaultyStorage, Read, direct, open_storage
 from tests.paging.sample_tables import flip_byte, shard_paths, small_geometry, write_table
 
@@ -202,6 +202,7 @@ def test_a_damaged_row_fails_alone(directory, storage, rows):
     error = next(read.error for read in reads if read.error)
     cause = "its checksum does not match its bytes"
     assert (20, path, offset, cause) == (error.row, error.path, error.offset, error.cause)
+    assert ReadErrorKind.CHECKSUM == error.kind
     assert f"row 20 ({path}, byte {offset}): {cause}; copy or export the table again" == str(error)
 
 
@@ -213,6 +214,7 @@ def test_rows_beyond_a_truncation_fail_alone(directory, storage, rows):
     causes = {read.row: read.error.cause for read in reads if read.error}
     expected = {row: f"the file ends {(row - 12) * 2560 - 100} bytes before the row does" for row in (13, 14)}
     assert expected == causes
+    assert {ReadErrorKind.SHORT} == {read.error.kind for read in reads if read.error}
     assert_sound([read for read in reads if read.row not in causes], storage, rows)
 
 
@@ -262,17 +264,17 @@ def test_a_fault_that_passes_is_not_noticed(storage, rows, disturb, fault):
 
 
 @pytest.mark.parametrize(
-    ("fault", "cause"),
+    ("fault", "kind", "cause"),
     [
-        (io_error, "it cannot be read (Input/output error)"),
-        (wrong_byte, "its checksum does not match its bytes"),
-        (nothing, "it was read in part only"),
+        (io_error, ReadErrorKind.IO, "it cannot be read (Input/output error)"),
+        (wrong_byte, ReadErrorKind.CHECKSUM, "its checksum does not match its bytes"),
+        (nothing, ReadErrorKind.SHORT, "it was read in part only"),
     ],
 )
-def test_a_row_is_given_up_after_two_attempts(storage, disturb, fault, cause):
+def test_a_row_is_given_up_after_two_attempts(storage, disturb, fault, kind, cause):
     disturb(fault, 2)
     (read,) = read_all(storage, new_reads(storage, [3]))
-    assert cause == read.error.cause
+    assert (kind, cause) == (read.error.kind, read.error.cause)
 
 
 def test_an_unforeseen_failure_reaches_the_read(storage, disturb):
@@ -343,6 +345,7 @@ def test_closing_lets_reads_under_way_end_and_fails_the_others(storage, rows, st
     finished = completions.drain()
     assert NUM_ROWS == len(finished)
     assert {None, "its storage was closed meanwhile"} == {read.error and read.error.cause for read in finished}
+    assert {None, ReadErrorKind.CLOSED} == {read.error and read.error.kind for read in finished}
     assert_sound([read for read in finished if read.error is None], storage, rows)
 
 

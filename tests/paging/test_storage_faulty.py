@@ -45,17 +45,29 @@ def collect(completions, num_reads):
     return finished
 
 
-def failures(storage, numbers):
-    """Read rows; return the causes of those that failed, by row."""
+def errors(storage, numbers):
+    """Read rows; return the errors of those that failed, by row."""
     completions = Completions()
     submit(storage, numbers, completions)
-    return {read.row: read.error.cause for read in collect(completions, len(numbers)) if read.error}
+    return {read.row: read.error for read in collect(completions, len(numbers)) if read.error}
+
+
+def failures(storage, numbers):
+    """Read rows; return the causes of those that failed, by row."""
+    return {row: error.cause for row, error in errors(storage, numbers).items()}
 
 
 @pytest.mark.parametrize("fault", Fault)
 def test_fault_of_a_row_hits_that_row_alone(make, fault):
     storage = make(rows={3: RowFault(fault=fault)})
     assert {3: fault.cause} == failures(storage, range(10))
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_a_fault_has_the_kind_of_a_storages_own_error(make, fault):
+    error = errors(make(rows={3: RowFault(fault=fault)}), [3])[3]
+    expected = {Fault.IO_ERROR: "io", Fault.SHORT_READ: "short", Fault.CORRUPTION: "checksum"}[fault]
+    assert expected == error.kind
 
 
 def test_failed_read_leaves_other_bytes_than_the_rows(make, table):
