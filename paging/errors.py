@@ -84,6 +84,11 @@ class StorageError(TolboothError):
 class HotSetError(TolboothError):
     """A saved hot set cannot be read or written, or is of another table."""
 
+    def __init__(self, message: str, *, is_replaceable: bool = False) -> None:
+        super().__init__(message)
+        self.is_replaceable = is_replaceable
+        """Whether the file is a hot set all the same, so that nothing of value is lost with it."""
+
 
 class BudgetError(TolboothError):
     """A tier's memory budget is not well formed, or too small to serve from."""

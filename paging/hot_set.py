@@ -4,6 +4,7 @@ A safetensors file with two tensors, `rows` (int64 [n], row numbers of the table
 [n]), and the table's fingerprint in its metadata. Knows nothing of slots or of when it is saved.
 """
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,16 +52,22 @@ def load_hot_set(path: Path, *, fingerprint: str, num_rows: int) -> HotSet:
     try:
         with safe_open(path, framework="numpy") as file:
             saved_for = (file.metadata() or {}).get(_FINGERPRINT)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dictionary
+            # What is no hot set may be far larger than one: nothing of it is read.
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  it is no dictionary
+            is_small = all(math.prod(shape) <= num_rows for shape in found.values())
+            is_ours = saved_for == fingerprint and found.keys() == {"rows", "heat"} and is_small
+            tensors = {name: file.get_tensor(name) for name in found} if is_ours else {}
     except OSError as error:
         raise HotSetError(f"cannot read the hot set {path}: {error.strerror or error}") from error
     except SafetensorError as error:
-        raise HotSetError(f"{path} is no hot set ({error}); delete it") from error
-    if saved_for != fingerprint:
-        raise HotSetError(f"the hot set {path} is of another table ({saved_for}, not {fingerprint}); delete it")
+        raise HotSetError(f"{path} is no hot set ({error}); delete it or name another file") from error
+    if saved_for is not None and saved_for != fingerprint:
+        raise HotSetError(
+            f"the hot set {path} is of another table ({saved_for}, not {fingerprint}); delete it", is_replaceable=True
+        )
     rows, heat = tensors.get("rows"), tensors.get("heat")
     if rows is None or heat is None or not _is_sound(rows, heat, num_rows):
-        raise HotSetError(f"{path} is no hot set of a table of {num_rows} rows; delete it")
+        raise HotSetError(f"{path} is no hot set of a table of {num_rows} rows; delete it or name another file")
     return HotSet(rows=rows, heat=heat)
 
 

@@ -95,6 +95,11 @@ class Prefetch:
         """Whether it was cancelled."""
         return self._cancel is None
 
+    @property
+    def is_bringing(self) -> bool:
+        """Whether it will ask for further rows."""
+        return self._cancel is not None and self.num_left > 0
+
     def cancel(self) -> None:
         """Ask for no further rows, and give up those that arrived and were not used; twice is once."""
         if self._cancel is not None:

@@ -175,6 +175,8 @@ class Loader:
         if self._host is not None and self._idle > reading:
             free = self._landing.num_replaceable  # the host tier's rows make way on the way to a free device slot
         if not free and not reading:
+            for preload in self.preloads:
+                preload.advance(preload.num_left)  # whoever watches it shall see that it is over
             self.preloads.clear()
         depth = max(1, self._reads.depth // _PRELOAD_SHARE)
         count = min(self._reads.room, depth - reading, free - len(self._demand.unplaced))
