@@ -49,11 +49,6 @@ class Admission:
         self._asks, self._demand, self._loader = asks, demand, loader
 
     @property
-    def is_crowded(self) -> bool:
-        """Whether a lease may have to wait although all its rows are on the device."""
-        return bool(self._demand.unplaced or self._outside)
-
-    @property
     def is_full(self) -> bool:
         """Whether a lease waits for room."""
         return bool(self._outside)
@@ -128,7 +123,9 @@ class Admission:
         num_reading = len(lease.missing & self._reads.under_way.keys())
         seconds = math.inf
         if waiter.is_admitted:
-            seconds = self._reads.expect(lease.missing, num_queued=self._demand.num_ahead(lease.missing))
+            # Most leases wait for rows that are being read, and the queue may be long.
+            num_queued = 0 if num_reading == len(lease.missing) else self._demand.num_ahead(lease.missing)
+            seconds = self._reads.expect(lease.missing, num_queued=num_queued)
         return Outlook(len(lease.missing), num_reading, seconds)
 
     def _admit(self, waiter: Waiter) -> bool:

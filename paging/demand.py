@@ -70,7 +70,13 @@ class Demand:
 
     def num_ahead(self, keys: set[int] | frozenset[int]) -> int:
         """Return how many reads must start before the last of `keys` has: its place in the queue, 0 where in none."""
-        return max((place for place, key in enumerate(self._unread, 1) if key in keys), default=0)
+        last, left = 0, len(keys)
+        for place, key in enumerate(self._unread, 1):
+            if key in keys:
+                last, left = place, left - 1
+                if not left:
+                    break
+        return last
 
     def clear(self, keys: KeyRange) -> None:
         """Forget a key range that goes away; nothing of it is promised to anyone."""

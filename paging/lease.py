@@ -56,6 +56,11 @@ class Lease:
         """Whether its rows may be read."""
         return self.state is LeaseState.READY
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it may still become ready."""
+        return self.state is LeaseState.WAITING
+
     def __len__(self) -> int:
         return len(self.keys)
 

@@ -75,6 +75,13 @@ class Loader:
         """Device slots that are available and set aside for nobody."""
         return self._device.num_available - len(self._demand.unplaced)
 
+    def can_hold(self, slots: Slots) -> bool:
+        """Whether all of these ready rows can be held although room is set aside for others; repeats allowed."""
+        if not self._demand.unplaced:
+            return True
+        idle = slots[self._device.holds[slots] == 0]
+        return len(set(idle.tolist())) <= self.spare
+
     @property
     def is_copying(self) -> bool:
         """Whether host slots are held by copies to the device."""
@@ -115,6 +122,8 @@ class Loader:
         ready = set()
         if self._host is not None and (keys := self._demand.take_in_host()):
             ready = self._place(keys)
+        if self._reads.room <= 0:  # whatever waits, waits for a read to end
+            return ready
         if self._demand.has_unread and (count := min(self._reads.room, self._landing.num_available)):
             self._start(self._demand.take_unread(count, self._reads.under_way), Origin.DEMAND)
         if not demand_only:

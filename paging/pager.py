@@ -14,6 +14,7 @@ threads only fill buffers, and what they read is taken over in `poll`. Nothing b
 | `paging/ahead.py`     | prefetches and preloads                                            |
 | `paging/pins.py`      | rows held until further notice                                     |
 | `paging/loader.py`    | what is read and copied next                                       |
+| `paging/progress.py`  | what happens as rows arrive                                        |
 | `paging/reads.py`     | reads under way                                                    |
 | `paging/report.py`    | what a pager says about itself                                     |
 """
@@ -28,7 +29,6 @@ from torch import Tensor
 
 from paging.admission import Waiter
 from paging.ahead import Ahead
-from paging.asks import Used
 from paging.errors import KeysInUseError
 from paging.geometry import TableGeometry
 from paging.hot_set import HotSet
@@ -40,14 +40,12 @@ from paging.leased_rows import LeasedRows, index_of
 from paging.loader import HostTier
 from paging.parts import assemble
 from paging.policy import Policy
+from paging.progress import Progress
 from paging.report import Residency, hot_set, residency, snapshot
 from paging.slab import DeviceSlab
 from paging.slots import ONE, Mask
 from paging.stats import PagerStats
 from paging.storage.protocol import Storage
-
-_COPY_POLL = 200e-6
-"""Seconds between two looks at copies that are under way; the end of a read is noticed at once."""
 
 
 class Pager:
@@ -83,6 +81,7 @@ class Pager:
             clock=clock,
         )
         self._ahead = Ahead(self._parts)
+        self._progress = Progress(self._parts, clock)
         self._layers = LayerReader(geometry, slab.payload_SR)
         self._queue_depth = queue_depth
         self._clock = clock
@@ -145,9 +144,9 @@ class Pager:
         """
         device, keys = self._device, np.asarray(keys, dtype=np.int64)
         # Nobody overtakes a lease that waits for room. A negative key is a huge one to the comparison.
-        if len(keys) and not self._admission.is_crowded and keys.view(np.uint64).max() < len(device.slot_of_key):
+        if len(keys) and not self._admission.is_full and keys.view(np.uint64).max() < len(device.slot_of_key):
             slots = device.slot_of_key[keys].astype(np.intp)
-            if slots.min() >= 0 and not device.fresh[slots].any():
+            if slots.min() >= 0 and not device.fresh[slots].any() and self._parts.loader.can_hold(slots):
                 device.policy.touch(slots)
                 np.add.at(device.holds, slots, ONE)
                 device.evictable[slots] = False
@@ -174,37 +173,30 @@ class Pager:
             self._parts.pins.remove(lease)
             self._admission.remove(self._admission.waiters[lease])
         lease.state = LeaseState.RELEASED
-        if self._admission.is_crowded:
-            self._advance()
+        if self._admission.is_full:
+            self._progress.advance()
 
     def wait(self, lease: Lease, timeout: float) -> bool:
         """Poll until a lease does not wait any more, at most `timeout` seconds; return whether it is ready.
 
         Returns early where it waits for room that only other leases can make when they are released.
         """
-        if lease.state is LeaseState.WAITING:
-            start = self._clock()
-            while True:
-                self.poll()
-                left = start + timeout - self._clock()
-                if lease.state is not LeaseState.WAITING or left <= 0:
-                    break
-                if self._parts.loader.is_copying:
-                    left = min(left, _COPY_POLL)
-                elif not self._parts.reads.under_way:
-                    break
-                self._parts.reads.wait(left)
-            self._counters.stall_seconds += self._clock() - start
+        self.wait_for([lease], timeout)
         return lease.is_ready
+
+    def wait_for(self, leases: Sequence[Lease], timeout: float) -> None:
+        """Poll until none of these leases waits any more, or as `wait` says."""
+        if any(lease.is_waiting for lease in leases):
+            self._progress.wait_while(lambda: any(lease.is_waiting for lease in leases), timeout)
+
+    def wait_any(self, leases: Sequence[Lease], timeout: float) -> None:
+        """Poll until one of these leases does not wait any more, or as `wait` says."""
+        if leases and all(lease.is_waiting for lease in leases):
+            self._progress.wait_while(lambda: all(lease.is_waiting for lease in leases), timeout)
 
     def poll(self) -> None:
         """Take over what has been read, grant or fail the leases that waited for it, and start further reads."""
-        arrivals = self._parts.loader.receive()
-        if arrivals.failed:
-            for waiter in self._admission.fail(arrivals.failed):
-                self._parts.pins.remove(waiter.lease)
-        self._grant(self._admission.arrive(arrivals.ready))
-        self._advance()
+        self._progress.poll()
 
     def outlook(self, lease: Lease) -> Outlook:
         """Return what a lease still waits for, and for how long that may take."""
@@ -221,19 +213,19 @@ class Pager:
     def prefetch(self, keys: Keys) -> Prefetch:
         """Start bringing rows that will be needed, after those that are and in the order asked for. Never blocks."""
         prefetch = self._ahead.prefetch(np.asarray(keys, dtype=np.int64))
-        self._advance()
+        self._progress.advance()
         return prefetch
 
     def preload(self, keys: Keys) -> Prefetch:
         """Fill free slots with rows (none twice) that may be needed, in this order, when nothing else is to be read."""
         preload = self._ahead.preload(np.asarray(keys, dtype=np.int64))
-        self._advance()
+        self._progress.advance()
         return preload
 
     def seed(self, keys: Keys, weights: npt.NDArray[Any]) -> Prefetch:
         """Expect rows (none twice) to be asked for in proportion to `weights` (>= 0), and preload the heaviest."""
         preload = self._ahead.seed(np.asarray(keys, dtype=np.int64), weights)
-        self._advance()
+        self._progress.advance()
         return preload
 
     def pin(self, keys: Keys) -> Lease:
@@ -285,34 +277,5 @@ class Pager:
         if is_pin:
             self._parts.pins.add(lease, distinct)
         self._admission.add(Waiter(lease, keys=distinct, asked=asked, is_pin=is_pin))
-        self._advance()
+        self._progress.advance()
         return lease
-
-    def _advance(self) -> None:
-        """Admit leases, start bringing rows, grant what is complete."""
-        self._grant(self._admission.admit())
-        if ready := self._parts.loader.fill(demand_only=self._admission.is_full):
-            self._grant(self._admission.arrive(ready))
-
-    def _grant(self, waiters: list[Waiter]) -> None:
-        for waiter in waiters:
-            lease = waiter.lease
-            slots = self._admission.grant(waiter)
-            self._granted.add(lease)
-            if not waiter.is_pin:
-                self._device.policy.touch(slots)
-                self._device.fresh[slots] = False
-                self._recent.note(lease.keys)
-                used = self._parts.asks.use(waiter.keys)
-                self._counters.note_granted(len(lease), used)
-                lease.tiers = _tiers(lease.keys, used)
-            self._parts.asks.end(waiter.asked)
-
-
-def _tiers(keys: Keys, used: Used) -> npt.NDArray[np.uint8] | None:
-    """Spread the faults of rows over positions: of those with the same key the first has it."""
-    if not used.faults.any():
-        return None
-    tiers = np.zeros(len(keys), dtype=np.uint8)
-    tiers[np.unique(keys, return_index=True)[1]] = used.faults
-    return tiers

@@ -1,6 +1,7 @@
 """Leases: all or nothing, never blocking, never starving."""
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -235,6 +236,41 @@ def test_a_lease_whose_rows_are_there_overtakes_one_whose_rows_are_being_read():
     assert pager.lease(keys(1)).is_ready
 
 
+def test_leases_of_rows_that_are_there_are_granted_while_many_wait_for_reads():
+    pager, storage = pager_with(30, resident=(1, 2, 3), queue_depth=4)
+    waiting = [pager.lease(keys(row)) for row in range(4, 28)]
+    for _ in range(3):
+        lease = pager.lease(keys(1, 2, 3, 1))
+        assert lease.is_ready
+        pager.release(lease)
+    pager.check_integrity()
+    while storage.under_way:
+        storage.end_all()
+        pager.poll()
+    assert all(lease.is_ready for lease in waiting)
+
+
+def test_a_lease_of_rows_that_others_hold_needs_no_room():
+    pager, _ = pager_with(4, resident=(1, 2), queue_depth=1)
+    held = pager.lease(keys(1, 2))
+    for row in (3, 4):  # one is being read, the other promised the last slot
+        pager.lease(keys(row))
+    assert (True, True) == (held.is_ready, pager.lease(keys(2, 1, 2)).is_ready)
+    pager.check_integrity()
+
+
+def test_rows_whose_slots_are_promised_cannot_be_held():
+    pager, storage = pager_with(4, resident=(1, 2), queue_depth=1)
+    waiting = [pager.lease(keys(row)) for row in (3, 4, 5)]  # the last will take the slot of row 1 or 2
+    lease = pager.lease(keys(1, 2))
+    assert not lease.is_ready
+    pager.check_integrity()
+    while storage.under_way:
+        storage.end_all()
+        pager.poll()
+    assert [True] * 3 == [lease.is_ready for lease in waiting]
+
+
 def test_a_lease_in_wait_gives_way_when_it_is_withdrawn():
     pager, storage = pager_with(1)
     holder = ready_lease(pager, storage, 1)
@@ -272,6 +308,8 @@ def test_the_outlook_counts_the_reads_that_come_first():
     pager.lease(keys(2, 3, 4, 5))  # two under way, two queued
     behind = pager.lease(keys(6, 7))
     assert Outlook(missing=2, under_way=0, seconds=pytest.approx(0.010 * (1 + 4 / 2))) == pager.outlook(behind)
+    pager.lease(keys(8, 9, 10))
+    assert Outlook(missing=2, under_way=0, seconds=pytest.approx(0.010 * (1 + 4 / 2))) == pager.outlook(behind)
 
 
 def test_the_outlook_of_a_lease_that_waits_for_room_is_unknown():
@@ -289,6 +327,56 @@ def test_waiting_for_room_that_only_the_caller_can_make_returns_at_once():
 def test_waiting_times_out():
     pager, _ = pager_with(1)
     assert pager.wait(pager.lease(keys(2)), timeout=0) is False
+
+
+def test_waiting_for_one_of_several_leases_ends_with_the_first():
+    pager, storage = pager_with(4)
+    leases = [pager.lease(keys(1)), pager.lease(keys(2))]
+    storage.end(1)
+    pager.wait_any(leases, timeout=30.0)
+    assert [False, True] == [lease.is_ready for lease in leases]
+
+
+def test_waiting_for_all_of_several_leases_ends_with_the_last():
+    pager, storage = pager_with(4, queue_depth=1)
+    leases = [pager.lease(keys(row)) for row in (1, 2, 3)]
+    disk = threading.Thread(target=lambda: [storage.answer() for _ in leases])
+    disk.start()
+    pager.wait_for(leases, timeout=30.0)
+    disk.join()
+    assert [True] * 3 == [lease.is_ready for lease in leases]
+
+
+@pytest.mark.parametrize("wait", ["wait_for", "wait_any"])
+def test_waiting_for_several_leases_times_out(wait):
+    pager, _ = pager_with(4)
+    leases = [pager.lease(keys(1)), pager.lease(keys(2))]
+    getattr(pager, wait)(leases, timeout=0.0)
+    assert [LeaseState.WAITING] * 2 == [lease.state for lease in leases]
+
+
+@pytest.mark.parametrize("wait", ["wait_for", "wait_any"])
+def test_waiting_for_several_leases_ends_where_nothing_can_arrive(wait):
+    pager, _ = pager_with(1, resident=(1,))
+    held = pager.lease(keys(1))
+    getattr(pager, wait)([pager.lease(keys(2)), pager.lease(keys(3))], timeout=math.inf)
+    assert held.is_ready
+
+
+@pytest.mark.parametrize("wait", ["wait_for", "wait_any"])
+def test_waiting_for_no_lease_ends_at_once(wait):
+    pager, _ = pager_with(1)
+    pager.lease(keys(2))
+    getattr(pager, wait)([], timeout=math.inf)
+
+
+def test_waiting_for_several_leases_ends_also_where_one_fails():
+    pager, storage = pager_with(4)
+    storage.bad_rows.add(1)
+    leases = [pager.lease(keys(1)), pager.lease(keys(2))]
+    storage.end_all()
+    pager.wait_for(leases, timeout=30.0)
+    assert [LeaseState.FAILED, LeaseState.READY] == [lease.state for lease in leases]
 
 
 def test_pinned_rows_stay():

@@ -1,0 +1,73 @@
+"""What happens as rows arrive: leases are granted or fail, further reads begin; and waiting for it.
+
+Knows the order of these steps; each is another part's business.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from paging.admission import Waiter
+from paging.parts import Parts
+
+_COPY_POLL = 200e-6
+"""Seconds between two looks at copies that are under way; the end of a read is noticed at once."""
+
+
+class Progress:
+    """Moves a pager's parts on, in the thread that calls."""
+
+    def __init__(self, parts: Parts, clock: Callable[[], float]) -> None:
+        self._parts = parts
+        self._clock = clock
+
+    def poll(self) -> None:
+        """Take over what has been read, grant or fail the leases that waited for it, and start further reads."""
+        admission = self._parts.admission
+        arrivals = self._parts.loader.receive()
+        if arrivals.failed:
+            for waiter in admission.fail(arrivals.failed):
+                self._parts.pins.remove(waiter.lease)
+        if arrivals.ready:
+            self._grant(admission.arrive(arrivals.ready))
+        self.advance()
+
+    def advance(self) -> None:
+        """Admit leases, start bringing rows, grant what is complete."""
+        admission = self._parts.admission
+        self._grant(admission.admit())
+        if ready := self._parts.loader.fill(demand_only=admission.is_full):
+            self._grant(admission.arrive(ready))
+
+    def wait_while(self, is_waiting: Callable[[], bool], timeout: float) -> None:
+        """Poll while `is_waiting` and something is under way that may end it, at most `timeout` seconds."""
+        start = self._clock()
+        while True:
+            self.poll()
+            left = start + timeout - self._clock()
+            if left <= 0 or not is_waiting():
+                break
+            if self._parts.loader.is_copying:
+                left = min(left, _COPY_POLL)
+            elif not self._parts.reads.under_way:
+                break
+            self._parts.reads.wait(left)
+        self._parts.counters.stall_seconds += self._clock() - start
+
+    def _grant(self, waiters: list[Waiter]) -> None:
+        parts = self._parts
+        for waiter in waiters:
+            lease = waiter.lease
+            slots = parts.admission.grant(waiter)
+            parts.granted.add(lease)
+            if not waiter.is_pin:
+                parts.device.policy.touch(slots)
+                parts.device.fresh[slots] = False
+                parts.recent.note(lease.keys)
+                used = parts.asks.use(waiter.keys)
+                parts.counters.note_granted(len(lease), used)
+                if used.faults.any():
+                    lease.tiers = np.zeros(len(lease), dtype=np.uint8)
+                    # Of the positions that want the same row the first is the fault.
+                    lease.tiers[np.unique(lease.keys, return_index=True)[1]] = used.faults
+            parts.asks.end(waiter.asked)
