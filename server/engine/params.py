@@ -64,10 +64,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Whether special tokens are left out of the text."""
 
     def __post_init__(self) -> None:
-        self._check("n", 1 <= self.n, "at least 1")
+        self._check("n", self.n >= 1, "at least 1")
         self._check("max_tokens", self.max_tokens is None or self.max_tokens >= 0, "at least 0")
         within = self.max_tokens is None or self.min_tokens <= self.max_tokens
-        self._check("min_tokens", 0 <= self.min_tokens and within, "at least 0 and at most max_tokens")
+        self._check("min_tokens", self.min_tokens >= 0 and within, "at least 0 and at most max_tokens")
         self._check("temperature", 0 <= self.temperature < math.inf, "finite and at least 0")
         self._check("top_p", 0 < self.top_p <= 1, "above 0 and at most 1")
         self._check("top_k", self.top_k >= -1, "at least 1, or 0 or -1 for all tokens")
