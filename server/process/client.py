@@ -1,15 +1,22 @@
-"""The engine's process as seen from the API process: started, asked, watched, started again.
+"""The engine's process as seen from the API process: asked, answered, and replaced when it dies.
 
-Imports without torch. Every method is called on one event loop's thread, except where it says otherwise.
+Imports without torch. Everything is called on one event loop's thread.
 """
 
+import asyncio
 import sys
-from collections.abc import Callable, Sequence
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Sequence
 
 from server.engine.config import EngineConfig
-from server.engine.messages import EngineInfo, EngineStats, Request
+from server.engine.errors import QueueFullError, RequestError
+from server.engine.messages import Abort, EngineInfo, EngineStats, Progress, Request, RequestOutput
+from server.process.errors import EngineDiedError, EngineFatalError, EngineUnavailableError, FrameError
+from server.process.messages import FromEngine, Refused, StatsQuery, StepOutputs, ToEngine
 from server.process.stream import RequestStream
+from server.process.supervisor import Backoff, EngineState, Supervisor
+from server.process.totals import StatsTotals
+
+__all__ = ["WORKER_COMMAND", "Backoff", "EngineClient", "EngineState", "RequestStream"]
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "server.process.worker")
 """-P: a folder called `server` where the command was given is not taken for ours."""
@@ -17,29 +24,11 @@ WORKER_COMMAND = (sys.executable, "-P", "-m", "server.process.worker")
 ProgressCallback = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
 
-
-class EngineState(StrEnum):
-    """What the engine's process is doing."""
-
-    STARTING = "starting"  # loading for the first time
-    READY = "ready"
-    DOWN = "down"  # it died, and is being started again
-    STOPPED = "stopped"  # not started, stopped or being stopped, or it cannot be loaded; it does not come back
+_MAX_UNSENT_BYTES = 64 * 2**20
 
 
 class EngineClient:
-    """Serves requests from an engine in another process, and starts that process again when it dies.
-
-    config: what the engine is asked to be. command: what starts the process; `--fd N` is appended.
-    on_progress: called while the engine loads, at every start. stall_timeout: seconds without any progress, while
-    requests are open, after which the process is taken for hung and killed. shutdown_timeout: seconds that it has to
-    close its engine before it is killed.
-    """
-
-    num_restarts: int
-    """Times that the process was started again."""
-    failure: str | None
-    """Why the engine is down or cannot be loaded, for a person; None while it is well."""
+    """Serves requests from an engine in another process, and starts that process again when it dies."""
 
     def __init__(
         self,
@@ -49,50 +38,212 @@ class EngineClient:
         on_progress: ProgressCallback | None = None,
         stall_timeout: float = 300.0,
         shutdown_timeout: float = 10.0,
-    ) -> None: ...
+        backoff: Backoff = Backoff(),  # noqa: B008 frozen
+    ) -> None:
+        """Serve an engine as `config` asks.
+
+        command: what starts the process; `--fd N` is appended. on_progress: called while an engine loads, at every
+        start. stall_timeout: seconds without any progress, while requests are open, after which the process is taken
+        for hung and killed. shutdown_timeout: seconds that it has to close its engine before it is killed.
+        """
+        self._on_progress = on_progress
+        self._streams: dict[str, RequestStream] = {}
+        self._no_streams = asyncio.Event()
+        self._no_streams.set()
+        self._totals = StatsTotals()
+        self._stats_came = asyncio.Event()
+        self._steps = 0
+        self._progress_at = 0.0
+        self._info: EngineInfo | None = None
+        self._supervisor = Supervisor(
+            command,
+            config,
+            backoff=backoff,
+            stall_timeout=stall_timeout,
+            shutdown_timeout=shutdown_timeout,
+            on_message=self._handle,
+            on_end=self._note_death,
+            stalled=self._stalled,
+        )
 
     @property
     def state(self) -> EngineState:
         """What the engine's process is doing now."""
+        return self._supervisor.state
 
     @property
     def info(self) -> EngineInfo | None:
         """What the engine turned out to be; None before it was ready for the first time. Stays while it is down."""
+        return self._info
 
     @property
     def stats(self) -> EngineStats | None:
-        """The latest snapshot, at most half a second old while requests run; None before the first one.
+        """The latest snapshot, half a second old at most while requests run; None before the first one.
 
         Counters never go down: those of engines that died are included. The rest is of the live engine, and 0 while it
         is down.
         """
+        return self._totals.latest
+
+    @property
+    def num_restarts(self) -> int:
+        """Times that the process was started again."""
+        return self._supervisor.num_restarts
+
+    @property
+    def failure(self) -> str | None:
+        """Why the engine is down or cannot be loaded, for a person; None while it is well."""
+        return self._supervisor.failure
 
     async def start(self) -> None:
-        """Start the process and return; the engine loads meanwhile."""
+        """Start the process and return; the engine loads meanwhile. Once."""
+        self._supervisor.start()
 
-    async def wait_ready(self, timeout: float) -> EngineInfo:
+    async def wait_ready(self, timeout: float) -> EngineInfo:  # noqa: ASYNC109 what it raises is its own
         """Wait until the engine takes requests.
 
         Raises `EngineFatalError` where it cannot be loaded and trying again would not help, `EngineUnavailableError`
-        where it is not ready after `timeout` seconds or is stopped.
+        where it is stopped or not ready after `timeout` seconds.
         """
+        try:
+            async with asyncio.timeout(timeout):
+                await self._supervisor.settled.wait()
+        except TimeoutError:
+            raise self._unavailable() from None
+        if self._supervisor.is_fatal:
+            raise EngineFatalError(self.failure)
+        if self.state is not EngineState.READY or self._info is None:
+            raise self._unavailable()
+        return self._info
 
-    async def stop(self, timeout: float) -> None:
+    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 what follows the time-out is part of it
         """Take no more requests, give open ones `timeout` seconds to end, then end them and the process. Twice is once.
 
-        Streams that are still open after that raise `EngineDiedError`. The process is gone when this returns.
+        Streams that are still open then raise `EngineDiedError`. The process is gone when this returns.
         """
+        self._supervisor.retire()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._no_streams.wait()
+        except TimeoutError:
+            pass
+        finally:
+            for request_id in self._streams:
+                self._send(Abort(request_id=request_id))
+            self._fail(self._streams, EngineDiedError("the server stops; the request was not finished"))
+            await self._supervisor.stop()
 
     def submit(self, request: Request) -> RequestStream:
-        """Send a request; the result must be closed (`async with`).
+        """Send a request; the stream must be closed (`async with`).
 
         Raises `EngineUnavailableError` where the state is not READY, `QueueFullError` where the engine is far behind
-        with reading requests, `RequestError` for an id that is in use. What the engine itself refuses, the stream
-        raises.
+        with reading requests, `RequestError` for an id that is in use or a request too long to send. What the engine
+        itself refuses, the stream raises.
         """
+        process = self._supervisor.process
+        if self.state is not EngineState.READY or process is None:
+            raise self._unavailable()
+        if request.request_id in self._streams:
+            raise RequestError(f"the request id {request.request_id!r:.80} is in use", param="request_id")
+        if process.unsent_bytes > _MAX_UNSENT_BYTES:
+            raise QueueFullError("the engine is behind with reading requests; try again later")
+        try:
+            process.send(request)
+        except FrameError as error:
+            raise RequestError(f"the request is too long: {error}", param="prompt_ids") from error
+        if not self._streams:
+            self._note_progress()
+        stream = self._streams[request.request_id] = RequestStream(request, lambda: self.abort(request.request_id))
+        self._no_streams.clear()
+        return stream
 
     def abort(self, request_id: str, choice: int | None = None) -> None:
         """End a request, or one of its choices; its stream says nothing more of it. Unknown ids are ignored."""
+        stream = self._streams.get(request_id)
+        if stream is None:
+            return
+        self._send(Abort(request_id=request_id, choice=choice))
+        if choice is None:
+            stream.end()
+        else:
+            stream.expect_no_more([choice])
+        self._forget_if_over(stream)
 
-    async def refresh_stats(self, timeout: float) -> EngineStats | None:
-        """Ask the engine for a new snapshot, wait for it `timeout` seconds at most, and return `stats`."""
+    async def refresh_stats(self, timeout: float) -> EngineStats | None:  # noqa: ASYNC109 a time-out is no error here
+        """Ask the engine for a snapshot, wait for the next one `timeout` seconds at most, and return `stats`."""
+        self._stats_came.clear()
+        self._send(StatsQuery())
+        try:
+            async with asyncio.timeout(timeout):
+                await self._stats_came.wait()
+        except TimeoutError:
+            pass
+        return self.stats
+
+    def _send(self, message: ToEngine) -> None:
+        if self._supervisor.process is not None:
+            self._supervisor.process.send(message)
+
+    def _handle(self, message: FromEngine) -> None:
+        match message:
+            case StepOutputs():
+                self._hand_out(message.outputs)
+            case EngineStats():
+                self._take_stats(message)
+            case Refused():
+                self._fail([message.request_id], _refusal(message))
+            case EngineInfo():
+                self._info = message
+            case Progress() if self._on_progress is not None:
+                self._on_progress(message.phase, message.done, message.total)
+
+    def _hand_out(self, outputs: Sequence[RequestOutput]) -> None:
+        self._note_progress()
+        for output in outputs:
+            if (stream := self._streams.get(output.request_id)) is not None:
+                stream.put(output)
+                self._forget_if_over(stream)
+
+    def _take_stats(self, stats: EngineStats) -> None:
+        if stats.steps != self._steps:
+            self._note_progress()
+        self._steps = stats.steps
+        self._totals.update(stats)
+        self._stats_came.set()
+
+    def _note_death(self, reason: str) -> None:
+        self._totals.end_engine()
+        self._fail(self._streams, EngineDiedError(f"{reason}; the request was not finished"))
+
+    def _fail(self, request_ids: Iterable[str], error: Exception) -> None:
+        for request_id in list(request_ids):
+            if (stream := self._streams.get(request_id)) is not None:
+                stream.fail(error)
+                self._forget_if_over(stream)
+
+    def _forget_if_over(self, stream: RequestStream) -> None:
+        if stream.is_over:
+            self._streams.pop(stream.request_id, None)
+            if not self._streams:
+                self._no_streams.set()
+
+    def _note_progress(self) -> None:
+        self._progress_at = asyncio.get_running_loop().time()
+
+    def _stalled(self) -> float:
+        return asyncio.get_running_loop().time() - self._progress_at if self._streams else 0.0
+
+    def _unavailable(self) -> EngineUnavailableError:
+        """Return the error that says in which state the engine is, and until when."""
+        state, failure = self.state, f": {self.failure}" if self.failure else ""
+        if state is EngineState.STOPPED:
+            return EngineUnavailableError(f"the engine is stopped{failure}", retry_after=None)
+        what = "is being loaded" if state is EngineState.STARTING else "is started again"
+        seconds = self._supervisor.seconds_until_ready()
+        return EngineUnavailableError(f"the engine {what}{failure}", retry_after=seconds)
+
+
+def _refusal(message: Refused) -> RequestError | QueueFullError:
+    if message.is_overload:
+        return QueueFullError(message.message)
+    return RequestError(message.message, param=message.param)

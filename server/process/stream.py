@@ -62,7 +62,7 @@ class RequestStream:
         """Leave: what was not read is dropped, what has not ended is aborted. Twice is once."""
         self._unread.clear()
         if not self._is_over:
-            self._end()
+            self.end()
             self._on_leave()
 
     async def __aenter__(self) -> Self:
@@ -86,20 +86,21 @@ class RequestStream:
         self._changed.set()
         self.expect_no_more(choice.choice for choice in kept if choice.finish_reason is not None)
         if output.is_finished:
-            self._end()
+            self.end()
 
     def expect_no_more(self, choices: Iterable[int]) -> None:
         """Leave out what may still come of these choices; the stream ends with the last one."""
         self._running.difference_update(choices)
         if not self._running:
-            self._end()
+            self.end()
 
     def fail(self, error: Exception) -> None:
         """End with an error, unless it is over."""
         if not self._is_over:
             self._error = error
-            self._end()
+            self.end()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Expect nothing more; what came before stays."""
         self._is_over = True
         self._changed.set()
