@@ -23,6 +23,7 @@ from server.cli.checkpoints import import_, init
 from server.cli.evaluate import evaluate
 from server.cli.generate import generate
 from server.cli.presets import presets
+from server.cli.serve import serve
 from server.cli.size import size
 from server.cli.tables import export_tol, verify_tol
 from server.cli.train import train
@@ -41,6 +42,7 @@ app.command("export-tol")(export_tol)
 app.command("verify-tol")(verify_tol)
 app.command("generate")(generate)
 app.command("size")(size)
+app.command("serve")(serve)
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001 typer calls it with the option's value

@@ -1,0 +1,111 @@
+"""`tolbooth serve`."""
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from models.bundled import DEFAULT_MODEL
+from server.cli.output import print_facts
+from server.cli.serve_options import with_settings
+from server.cli.startup_lines import StartupLines
+from server.hub import find_model
+from server.settings import resolve_settings
+
+if TYPE_CHECKING:
+    from server.config import ServerConfig
+    from server.engine.messages import EngineInfo
+
+_STOPPED_EARLY = 1
+
+
+@with_settings
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A checkpoint directory, a bundled model, or a model of the Hugging Face hub.",
+            show_default=DEFAULT_MODEL,
+        ),
+    ] = None,
+    *,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Options in YAML, by the names of the flags.", show_default=False),
+    ] = None,
+    flags: dict[str, Any],
+) -> None:
+    """Serve a model over HTTP, with the API of OpenAI.
+
+    Every option is also a variable of the environment: --max-num-seqs is TOLBOOTH_MAX_NUM_SEQS. A flag goes before the
+    environment, that before the file.
+
+    Example: tolbooth serve --port 8000
+    """
+    if model is not None:
+        flags["model"] = model
+    settings = resolve_settings(flags=flags, environment=os.environ, file=config, default_model=DEFAULT_MODEL)
+    if not _serve(settings):
+        raise typer.Exit(_STOPPED_EARLY)
+
+
+def _serve(config: "ServerConfig") -> bool:
+    """Serve until a signal ends it; return whether every request could end."""
+    import msgspec  # noqa: PLC0415 beside the next
+    import uvloop  # noqa: PLC0415 beside the next
+
+    from server.http.listening import base_url, check_certificate, close_socket, open_socket  # noqa: PLC0415 loads FastAPI
+    from server.http.served_model import ServedModel  # noqa: PLC0415 loads tokenizers
+    from server.http.serving import Serving  # noqa: PLC0415 loads FastAPI
+    from server.process.client import EngineClient  # noqa: PLC0415 beside the last
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    directory = find_model(config.engine.model)
+    names = config.served_model_name or (_model_name(config.engine.model),)
+    model = ServedModel.load(
+        directory,
+        names=names,
+        max_model_len=config.engine.max_model_len,
+        max_prompt_bytes=config.max_body_bytes,
+        created=int(time.time()),
+    )
+    check_certificate(config)
+    listener = open_socket(config)
+    try:
+        url = base_url(config, listener)
+        _print({"model": f"{', '.join(names)} ({directory})", "listening": f"{url}, loading"})
+        lines = StartupLines()
+
+        def on_ready(info: "EngineInfo") -> None:
+            lines.end()
+            spent = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in info.startup_seconds.items())
+            _print({**info.granted, "loaded": spent, "serving": f"{url}/v1"})
+
+        engine = EngineClient(msgspec.structs.replace(config.engine, model=str(directory)), on_progress=lines.update)
+        serving = Serving(config, model, engine, listener, on_ready=on_ready, on_drain=_say_draining)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(serving.run())
+    finally:
+        close_socket(config, listener)
+
+
+def _model_name(named: str) -> str:
+    """Return the name by which clients call a model where the operator gave none."""
+    return Path(named).resolve().name if Path(named).is_dir() else named
+
+
+def _say_draining(num_open: int) -> None:
+    what = f"{num_open} open requests may end" if num_open else "no request is open"
+    sys.stderr.write(f"shutting down: {what}; a second signal stops at once\n")
+    sys.stderr.flush()
+
+
+def _print(facts: dict[str, str]) -> None:
+    print_facts(facts)
+    sys.stdout.flush()

@@ -1,0 +1,68 @@
+"""The options of `tolbooth serve`: one for each field of the server's configuration, read off its types and texts."""
+
+import functools
+import inspect
+import operator
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from server.cli.fields import field_texts
+from server.config import ServerConfig
+from server.engine.config import EngineConfig
+from server.settings import option_fields
+
+_ARGUMENTS = frozenset({"model"})
+"""Fields that are no option: MODEL has no flag."""
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the command's parameter `flags` by all options; the command gets those that were given, as a dict."""
+    options = _options()
+
+    @functools.wraps(command)
+    def call(**arguments: Any) -> None:
+        flags = {option.name: arguments.pop(option.name) for option in options}
+        command(**arguments, flags={name: value for name, value in flags.items() if value not in {None, ()}})
+
+    own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name != "flags"]
+    parameters = [*own, *options]
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
+
+
+def _options() -> list[inspect.Parameter]:
+    texts = field_texts(EngineConfig) | field_texts(ServerConfig)
+    engine = set(EngineConfig.__struct_fields__)
+    return [
+        _option(field, texts.get(name, ""), "Engine" if name in engine else "Server")
+        for name, field in option_fields().items()
+        if name not in _ARGUMENTS
+    ]
+
+
+def _option(field: msgspec.structs.FieldInfo, text: str, panel: str) -> inspect.Parameter:
+    flag = f"--{field.name.replace('_', '-')}"
+    kind: Any = field.type
+    if kind is bool:
+        flag += f"/--no-{flag.removeprefix('--')}"
+    elif kind == tuple[str, ...]:
+        kind = list[str]
+        text += " Give it again for more."
+    text = " ".join(text.split())
+    if field.default not in {None, (), "", msgspec.NODEFAULT}:
+        text = f"{text} Default: {_shown(field.default)}.".strip()
+    option = typer.Option(flag, help=text, show_default=False, rich_help_panel=panel)
+    nullable = kind if type(None) in typing.get_args(kind) else operator.or_(kind, None)
+    annotation = operator.getitem(Annotated, (nullable, option))
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

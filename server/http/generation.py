@@ -1,0 +1,122 @@
+"""What the engine does for one request of a client: all prompts and all choices, step by step.
+
+Knows the engine's messages. Knows no wire format.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+
+from paging import TolboothError
+from server.engine.messages import FinishReason, MemoryUse, PositionLogprobs, Request, RequestOutput
+from server.http.choice import Choice, Gain
+from server.http.errors import engine_failed
+from server.http.served_model import ServedModel
+from server.process.client import EngineClient
+from server.process.stream import RequestStream
+
+Step = list[tuple[Choice, Gain]]
+_Arrivals = asyncio.Queue[tuple[int, RequestOutput] | TolboothError | None]
+
+
+class Generation:
+    """The requests to the engine that answer one request of a client, one for each prompt."""
+
+    def __init__(self, engine: EngineClient, model: ServedModel, requests: Sequence[Request]) -> None:
+        self.requests = requests
+        n = requests[0].params.n
+        self.choices = [
+            Choice(index * n + choice, index, model.tokenizer, request.prompt_ids, request.params)
+            for index, request in enumerate(requests)
+            for choice in range(n)
+        ]
+        self.prompt_logprobs: list[Sequence[PositionLogprobs | None] | None] = [None] * len(requests)
+        """By prompt, where they were asked for and have come."""
+        self.num_cached_tokens = 0
+        self.memory: MemoryUse | None = None
+        """What the prompts that have ended asked of the row memory; None before the first."""
+        self._engine = engine
+        self._n = n
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of all prompts, each counted once."""
+        return sum(len(request.prompt_ids) for request in self.requests)
+
+    @property
+    def num_completion_tokens(self) -> int:
+        """Tokens of all choices so far."""
+        return sum(choice.num_tokens for choice in self.choices)
+
+    async def steps(self) -> AsyncGenerator[Step]:
+        """Submit the requests and yield what their choices gain; leaving early aborts what has not ended.
+
+        Raises what `EngineClient.submit` and its streams raise, and `ApiError` where the engine gave a request up. Use
+        it inside `contextlib.aclosing`.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            streams = [await stack.enter_async_context(self._engine.submit(request)) for request in self.requests]
+            outputs = await stack.enter_async_context(contextlib.aclosing(_merged(streams)))
+            async for index, output in outputs:
+                yield self._take(index, output)
+
+    def _take(self, index: int, output: RequestOutput) -> Step:
+        if output.num_cached_tokens is not None:
+            self.num_cached_tokens += output.num_cached_tokens
+        if output.prompt_logprobs is not None:
+            self.prompt_logprobs[index] = output.prompt_logprobs
+        if output.memory is not None:
+            self.memory = output.memory if self.memory is None else _sum(self.memory, output.memory)
+        step = []
+        for part in output.choices:
+            if part.finish_reason in {FinishReason.ERROR, FinishReason.ABORT}:
+                raise engine_failed(output.error or "the engine gave this request up")
+            choice = self.choices[index * self._n + part.choice]
+            if choice.is_finished:
+                continue
+            gain = choice.push(part)
+            if gain.finish_reason is not None and part.finish_reason is None:
+                self._engine.abort(output.request_id, part.choice)
+            step.append((choice, gain))
+        return step
+
+
+def _sum(first: MemoryUse, second: MemoryUse) -> MemoryUse:
+    names = MemoryUse.__struct_fields__
+    return MemoryUse(**{name: getattr(first, name) + getattr(second, name) for name in names})
+
+
+async def _forward(index: int, stream: RequestStream, arrivals: _Arrivals) -> None:
+    """Put one stream's outputs, and at last its error or None."""
+    try:
+        async for output in stream:
+            await arrivals.put((index, output))
+    except TolboothError as error:
+        await arrivals.put(error)
+    else:
+        await arrivals.put(None)
+
+
+async def _merged(streams: Sequence[RequestStream]) -> AsyncGenerator[tuple[int, RequestOutput]]:
+    """Yield the outputs of all streams as they come, each with its stream's number."""
+    if len(streams) == 1:
+        async for output in streams[0]:
+            yield 0, output
+        return
+    # Of one place: a reader that is slow finds the outputs of several steps put together.
+    arrivals: _Arrivals = asyncio.Queue(maxsize=1)
+    tasks = [asyncio.create_task(_forward(index, stream, arrivals)) for index, stream in enumerate(streams)]
+    try:
+        num_open = len(tasks)
+        while num_open:
+            arrival = await arrivals.get()
+            if arrival is None:
+                num_open -= 1
+            elif isinstance(arrival, TolboothError):
+                raise arrival
+            else:
+                yield arrival
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,66 @@
+"""The engine's figures in the words of Prometheus, read when they are asked for."""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from server.engine.messages import EngineStats
+from server.process.client import EngineClient, EngineState
+
+_GAUGES = {
+    "requests_running": "Requests that are being generated.",
+    "requests_waiting": "Requests in the queue.",
+    "requests_deferred": "Running requests that sat out the last step for a row on its way.",
+    "kv_blocks": "Blocks for keys and values.",
+    "kv_blocks_used": "Blocks that sequences hold.",
+}
+_COUNTERS = {
+    "prompt_tokens": "Prompt tokens of requests that have begun.",
+    "cached_prompt_tokens": "Prompt tokens whose keys and values were there already.",
+    "generation_tokens": "Tokens generated.",
+    "preemptions": "Sequences that gave their place up to others.",
+    "steps": "Steps of the engine.",
+    "deferred_steps": "Times that a sequence sat out a step.",
+    "stall_seconds": "Time during which nothing could run for want of rows.",
+}
+_TOL_COUNTERS = {
+    "device_hits": "Rows found on the device.",
+    "host_hits": "Rows found in the host tier: minor faults.",
+    "major_faults": "Rows that had to be read from storage.",
+    "bytes_read": "Bytes read from storage.",
+}
+
+
+class EngineCollector(Collector):
+    """Turns the latest `EngineStats` into metrics; none of the engine's before its first one."""
+
+    def __init__(self, engine: EngineClient) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        engine = self._engine
+        yield _gauge("engine_up", "Whether the engine takes requests.", engine.state is EngineState.READY)
+        yield _counter("engine_restarts", "Times that the engine was started again.", engine.num_restarts)
+        if engine.stats is not None:
+            yield from _of_stats(engine.stats)
+
+
+def _of_stats(stats: EngineStats) -> Iterator[Metric]:
+    for name, text in _GAUGES.items():
+        yield _gauge(name, text, getattr(stats, name))
+    for name, text in _COUNTERS.items():
+        yield _counter(name, text, getattr(stats, name))
+    for name, text in _TOL_COUNTERS.items():
+        value = stats.memory.get(name)
+        if isinstance(value, int | float):
+            yield _counter(f"tol_{name}", text, value)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"tolbooth_{name}", text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"tolbooth_{name}", text, value=value)

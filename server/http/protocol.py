@@ -1,0 +1,78 @@
+"""uvicorn's protocol with bounds on what comes before a body, and errors in the body that all others have."""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from server.http.errors import ApiError
+from server.http.form import encode_json
+
+_HEAD_SECONDS = 30.0
+"""From a connection's beginning, or a request's first byte, to the end of its headers."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """A connection that is closed when the head of a request is too long or comes too slowly."""
+
+    max_header_bytes: int
+    """Of a request's line and headers; a subclass says it, since uvicorn makes the connections."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take what uvicorn passes."""
+        super().__init__(*arguments, **options)
+        self._num_head_bytes = 0
+        self._is_in_head = True
+        self._is_head_too_large = False
+        self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._head_timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come."""
+        if self._is_in_head:
+            # The parser keeps a line to itself until it is whole: what it was given counts, not what it said.
+            self._num_head_bytes += len(data)
+        super().data_received(data)
+        if self._is_in_head and self._num_head_bytes > self.max_header_bytes and not self.transport.is_closing():
+            self._is_head_too_large = True
+            self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._is_in_head = True
+        self._head_timer.cancel()
+        self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._close)
+
+    def on_headers_complete(self) -> None:
+        """Hand the request on, or have the parser refuse it."""
+        self._is_in_head = False
+        self._num_head_bytes = 0
+        self._head_timer.cancel()
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self.max_header_bytes:
+            self._is_head_too_large = True
+            raise ValueError("the parser makes a refusal of this")
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP request, or none that may come."""
+        if self._is_head_too_large:
+            msg = f"the request's line and headers have more than {self.max_header_bytes} bytes"
+        body = encode_json(ApiError(400, msg, code="invalid_http").body)
+        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
+        self.transport.close()
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+def bounded_protocol(max_header_bytes: int) -> type[asyncio.Protocol]:
+    """Return the class for connections whose request line and headers have so many bytes at most."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"max_header_bytes": max_header_bytes})
