@@ -167,20 +167,19 @@ class Transformer(nn.Module):
         ids_N: token ids, int64, the tokens of all sequences one after another.
         positions_N: each token's position in its sequence, int64.
         rows: the batch's ToL rows, for kinds that have a memory; None for a dense model.
-        alpha_NL: how much of each layer's row each token gets, in the model's dtype; ones where not given, 0 leaves a
-            layer out.
+        alpha_NL: how much of each layer's row each token gets, in the model's dtype; all of it where not given, 0
+            leaves a layer out.
         """
         config = self.config
         if config.has_memory != (rows is not None):
             raise ValueError(f"a {config.model_type} model takes {'its' if config.has_memory else 'no'} rows")
         x_Nd: Tensor = self.model.embed_tokens(ids_N)
         rotary = rotary_factors(positions_N, config.head_dim, config.rope_theta, x_Nd.dtype)
-        if alpha_NL is None:
-            alpha_NL = x_Nd.new_ones(len(ids_N), config.num_hidden_layers)
         for index, layer in enumerate(self.model.layers):
             x_Nd = layer(x_Nd, index, rotary, context)
             if rows is not None:
-                x_Nd = x_Nd + alpha_NL[:, index, None] * rows.gather(index)
+                row_Nd = rows.gather(index)
+                x_Nd = x_Nd + (row_Nd if alpha_NL is None else alpha_NL[:, index, None] * row_Nd)
         out: Tensor = self.model.norm(x_Nd)
         return out
 

@@ -31,6 +31,7 @@ from paging.writer import TableWriter
 
 if TYPE_CHECKING:
     from paging.encoding import decode_layer, encode_rows, torch_dtype
+    from paging.hot_set_keeper import HotSetKeeper
     from paging.pager import Pager
     from paging.table import Table
     from paging.tiers import open_pager
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 # Loaded on first use: policies, simulations and small commands use the rest of `paging` without waiting for torch.
 _NEED_TORCH = {
+    "HotSetKeeper": "paging.hot_set_keeper",
     "Pager": "paging.pager",
     "Table": "paging.table",
     "TableReport": "paging.verify",
@@ -54,6 +56,7 @@ __all__ = [
     "Encoding",
     "EncodingError",
     "HotSetError",
+    "HotSetKeeper",
     "KeysInUseError",
     "LeaseError",
     "LeaseTimeoutError",

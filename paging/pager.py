@@ -198,6 +198,10 @@ class Pager:
         """Take over what has been read, grant or fail the leases that waited for it, and start further reads."""
         self._progress.poll()
 
+    def idle(self, timeout: float) -> None:
+        """Keep bringing rows ahead, for a caller that has nothing to do for the next `timeout` seconds."""
+        self._progress.idle(timeout)
+
     def outlook(self, lease: Lease) -> Outlook:
         """Return what a lease still waits for, and for how long that may take."""
         return self._admission.outlook(lease)

@@ -54,6 +54,13 @@ class Progress:
             self._parts.reads.wait(left)
         self._parts.counters.stall_seconds += self._clock() - start
 
+    def idle(self, timeout: float) -> None:
+        """Poll, and once more when a read has ended, if one is under way, or after `timeout` seconds."""
+        self.poll()
+        if self._parts.reads.under_way:
+            self._parts.reads.wait(timeout)
+            self.poll()
+
     def _grant(self, waiters: list[Waiter]) -> None:
         parts = self._parts
         for waiter in waiters:

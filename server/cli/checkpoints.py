@@ -40,7 +40,7 @@ def init(
     """
     from models.export import export_table, table_geometry, write_synthetic_table  # noqa: PLC0415 loads torch
     from models.initialise import initialise  # noqa: PLC0415 loads torch
-    from server.engine.loading import TABLE_DIRECTORY  # noqa: PLC0415 loads torch
+    from server.engine.model_tables import TABLE_DIRECTORY  # noqa: PLC0415 loads torch
 
     config = preset(name)
     if vocab_size is not None:

@@ -31,7 +31,7 @@ def export_tol(
     Example: tolbooth export-tol runs/first/model --encoding fp16
     """
     from models.export import export_table  # noqa: PLC0415 loads torch
-    from server.engine.loading import own_table  # noqa: PLC0415 loads torch
+    from server.engine.model_tables import own_table  # noqa: PLC0415 loads torch
 
     directory = resolve_model(model)
     if out is None:

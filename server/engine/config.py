@@ -10,6 +10,9 @@ from paging.policy import DEFAULT_POLICY, PolicyName
 from paging.storage.choice import StorageKind
 from server.engine.choices import Device, Dtype, Memory
 
+DEVICE_BUDGETS = ("tol_device_bytes", "tol_device_rows", "tol_device_fraction")
+"""The options that say how large the device tier is; one of them at most."""
+
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One engine's options; values out of range are a `ConfigError`."""
@@ -55,10 +58,19 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tol_policy: PolicyName = DEFAULT_POLICY
     """Which rows leave the device tier for others."""
 
+    keep_hot_set: bool = False
+    """Whether the rows that are hot are noted in the user's cache folder, now and then and at the end, and brought back
+    in the background at the next start."""
+
     def __post_init__(self) -> None:
         for name in ("threads", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_bytes"):
             self._check(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
         self._check("block_size", self.block_size in {8, 16, 32, 64, 128}, "8, 16, 32, 64 or 128")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ConfigError(
+                f"max_num_batched_tokens is {self.max_num_batched_tokens}; it must be at least max_num_seqs, "
+                f"{self.max_num_seqs}: each sequence takes a token a step"
+            )
         self._check("max_waiting", self.max_waiting >= 1, "at least 1")
         self._check("defer_after", self.defer_after >= 0, "at least 0")
         self._check("tol_device_rows", self.tol_device_rows is None or self.tol_device_rows >= 1, "at least 1")
@@ -66,13 +78,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             self._check(name, getattr(self, name) is None or getattr(self, name) >= 0, "at least 0")
         fraction = self.tol_device_fraction
         self._check("tol_device_fraction", fraction is None or 0 < fraction <= 1, "above 0 and at most 1")
-        given = [name for name in _DEVICE_BUDGETS if getattr(self, name) is not None]
+        given = [name for name in DEVICE_BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} are given; the device tier has one budget, name it one way")
 
     def _check(self, name: str, holds: bool, rule: str) -> None:  # noqa: FBT001 a condition is what it is about
         if not holds:
             raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
-
-
-_DEVICE_BUDGETS = ("tol_device_bytes", "tol_device_rows", "tol_device_fraction")

@@ -1,10 +1,8 @@
 """From a checkpoint directory to a model that is ready to run: weights, tokenizer, and a source for its rows.
 
-Knows which table belongs to a model and where it lies. Knows nothing of what a table or a checkpoint is made of.
+Knows nothing of what a table or a checkpoint is made of.
 """
 
-import shutil
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,33 +12,25 @@ from typing import Self
 import torch
 from tokenizers import Tokenizer
 
-from models.bundled import bundled_models, resolve_model
-from models.checkpoint import load_model, read_fingerprints
+from models.checkpoint import load_model
 from models.computed_rows import ComputedRows
 from models.config import ModelConfig
 from models.errors import CheckpointError, ConfigError
-from models.export import export_table
 from models.paged_rows import PagedRows
 from models.rows import RowSource
-from models.table_rows import MappedRows, ResidentRows, open_table
+from models.table_rows import MappedRows, ResidentRows
 from models.tokenizer import TOKENIZER_FILE, load_tokenizer
 from models.transformer import Transformer
-from paging import Encoding, Table, TableError, TableWriteError
+from paging import Table
 from paging.budget import Budget
 from paging.frequencies import COUNTS_FILE, hottest_keys, load_counts
 from paging.pager import Pager
 from paging.storage import open_storage
 from paging.tiers import open_pager
-from server.directories import cache_directory
 from server.engine.choices import Device, Dtype, Memory
-
-TABLE_DIRECTORY = "table"
-"""The name of a model's table inside its checkpoint directory."""
+from server.engine.model_tables import PhaseProgress, open_model_table, phase
 
 TORCH_DTYPES = {Dtype.FP32: torch.float32, Dtype.BF16: torch.bfloat16, Dtype.FP16: torch.float16}
-
-PhaseProgress = Callable[[str, int, int], None]
-"""Called with (what is being done, done, total)."""
 
 _DEVICE_SHARE = 0.1
 """The device rows of a paged memory whose budget nobody named, as a share of the table's."""
@@ -120,12 +110,12 @@ def load(
     opened = None
     with ExitStack() as stack:
         if memory in {Memory.RESIDENT, Memory.MAPPED, Memory.PAGED}:
-            opened = _open(directory, config, table, on_progress)
+            opened = open_model_table(directory, config, table, on_progress)
             stack.callback(opened.close)
         model = load_model(directory, dtype=TORCH_DTYPES[dtype], device=place, with_memory=opened is None)
         rows: RowSource | None = None
         if opened is not None and memory is Memory.RESIDENT:
-            reading = _phase(on_progress, "reading the table")
+            reading = phase(on_progress, "reading the table")
             rows = ResidentRows(opened, dtype=TORCH_DTYPES[dtype], device=place, on_progress=reading)
         elif opened is not None and memory is Memory.PAGED:
             if device_rows is None:
@@ -149,26 +139,6 @@ def torch_device(device: Device) -> torch.device:
     return torch.device("cpu" if device is Device.CPU or not available else "cuda")
 
 
-def is_bundled(directory: Path) -> bool:
-    """Whether a checkpoint directory is one that comes with the package, and so may be read-only."""
-    return directory.resolve() in {resolve_model(name).resolve() for name in bundled_models()}
-
-
-def cached_table(fingerprint: str, encoding: Encoding = Encoding.BF16) -> Path:
-    """Return where the user's cache has the table with this fingerprint."""
-    return cache_directory() / "tables" / f"{fingerprint}-{encoding}"
-
-
-def own_table(directory: Path, encoding: Encoding = Encoding.BF16) -> Path:
-    """Return where `tolbooth export-tol` puts a model's table: inside the checkpoint; in the cache if it is bundled."""
-    if not is_bundled(directory):
-        return directory / TABLE_DIRECTORY
-    fingerprint = read_fingerprints(directory).table
-    if fingerprint is None:
-        raise CheckpointError(f"{directory} is a dense model; it has no memory to export")
-    return cached_table(fingerprint, encoding)
-
-
 def _chosen_memory(config: ModelConfig, directory: Path, memory: Memory | None, table: Path | None) -> Memory | None:
     if not config.has_memory:
         if memory is not None or table is not None:
@@ -190,51 +160,3 @@ def _open_pager(table: Table, stack: ExitStack, *, num_slots: int, counts_file: 
         keys = hottest_keys(counts_V, len(counts_V))
         pager.seed(keys, counts_V[keys])
     return pager
-
-
-def _open(directory: Path, config: ModelConfig, table: Path | None, on_progress: PhaseProgress | None) -> Table:
-    """Open the table that was named, or the model's own."""
-    fingerprint = read_fingerprints(directory).table
-    if fingerprint is None:
-        raise CheckpointError(f"{directory} does not say which ToL table goes with it; `tolbooth import` repairs that")
-    if table is not None:
-        return open_table(table, config, fingerprint)
-    own, cached = directory / TABLE_DIRECTORY, cached_table(fingerprint)
-    if own.exists():
-        return open_table(own, config, fingerprint)
-    if is_bundled(directory):
-        return _open_cached(cached, directory, config, fingerprint, _phase(on_progress, "building the table"))
-    if cached.exists():
-        return open_table(cached, config, fingerprint)
-    raise CheckpointError(
-        f"{directory} has no ToL table; `tolbooth export-tol {directory}` makes it, or compute its memory"
-    )
-
-
-def _open_cached(
-    cached: Path,
-    directory: Path,
-    config: ModelConfig,
-    fingerprint: str,
-    on_progress: Callable[[int, int], None] | None,
-) -> Table:
-    """Open a bundled model's table in the cache; it is made where it is not there or, having been there, broken."""
-    existed = cached.exists()
-    try:
-        return open_table(cached, config, fingerprint)
-    except TableError:
-        if existed:  # what cleans caches removes single files
-            shutil.rmtree(cached, ignore_errors=True)
-    try:
-        export_table(directory, cached, on_progress=on_progress)
-    except TableWriteError:
-        # Another process may have made it meanwhile; if not, opening would only hide what went wrong.
-        if not cached.exists():
-            raise
-    return open_table(cached, config, fingerprint)
-
-
-def _phase(on_progress: PhaseProgress | None, what: str) -> Callable[[int, int], None] | None:
-    if on_progress is None:
-        return None
-    return lambda done, total: on_progress(what, done, total)

@@ -135,6 +135,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
     prompt_tokens: int
     """Prompt tokens of begun requests, cached ones included."""
     cached_prompt_tokens: int
+    """Those of them that were found in the prefix cache."""
     generation_tokens: int
     preemptions: int
     steps: int
@@ -145,12 +146,9 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
     kv_blocks: int
     kv_blocks_used: int
     """Held by sequences; cached blocks that nobody holds are free."""
-    prefix_queries: int
-    """Prompt tokens looked up in the prefix cache."""
-    prefix_hits: int
     batch_sizes: Sequence[int]
     """Steps by the number of their sequences: counts of 1, 2, 3-4, 5-8, ... sequences."""
-    memory: Mapping[str, float | Sequence[int]]
+    memory: Mapping[str, float | Sequence[int] | Mapping[str, int]]
     """The pager's counters and sizes by the names of `paging.stats.PagerStats`; empty where nothing is paged."""
 
 

@@ -17,7 +17,8 @@ from paging.errors import FrequencyError
 from paging.frequencies import COUNTS_FILE, save_counts
 from server.engine import loading
 from server.engine.choices import Device, Dtype, Memory
-from server.engine.loading import cached_table, is_bundled, load
+from server.engine.loading import load
+from server.engine.model_tables import cached_table, is_bundled
 
 
 @pytest.fixture

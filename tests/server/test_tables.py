@@ -2,7 +2,7 @@ import pytest
 
 from models.checkpoint import read_fingerprints
 from paging import Encoding, Table
-from server.engine.loading import cached_table
+from server.engine.model_tables import cached_table
 
 
 def test_export_puts_the_table_into_the_checkpoint(tolbooth, memory_model):

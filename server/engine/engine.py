@@ -1,0 +1,311 @@
+"""The engine: requests in, tokens out, one step after another.
+
+Knows the loop `schedule -> hold rows -> run -> sample -> hand out`. Each part has a module of its own:
+
+| module                             | part                                                      |
+|------------------------------------|-----------------------------------------------------------|
+| `server/engine/scheduler.py`       | what runs in a step                                       |
+| `server/engine/step_rows.py`       | the rows that it needs: held, waited for, or deferred     |
+| `server/engine/sequence_blocks.py` | the blocks that its keys and values go to                 |
+| `server/engine/runner.py`          | the model                                                 |
+| `server/engine/sampling/`          | the next tokens                                           |
+| `server/engine/outputs.py`         | what callers are told                                     |
+
+One thread calls every method. Ids in, ids out: text is `server/engine/text/`'s.
+"""
+
+import dataclasses
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+
+from paging import HotSetKeeper, TolboothError
+from paging.lease import Prefetch
+from server.engine.blocks import PrefixKey
+from server.engine.errors import RequestError
+from server.engine.messages import EngineInfo, EngineStats, FinishReason, Request, RequestOutput
+from server.engine.outputs import StepOutputs, finish_reason, note_tiers, tier_of
+from server.engine.row_memory import PagedMemory
+from server.engine.runner import Runner
+from server.engine.sampling import SampledSequence, SampledTokens, Sampler, check_params, prompt_logprobs
+from server.engine.scheduler import Scheduler
+from server.engine.sequence import RequestState, Sequence
+from server.engine.step_rows import Chunk, Step
+
+_IDLE_WAIT = 0.02
+"""Seconds that a step waits for rows where nothing can run; then its caller may have something new."""
+_SEED_WAIT = 0.002
+"""The same where there is no request, only rows that are brought ahead."""
+_SCORED_AT_ONCE = 64
+"""Prompt positions whose scores are held at a time."""
+
+
+class Engine:
+    """Serves many requests at once; made by `server.engine.starting.start_engine`."""
+
+    def __init__(
+        self,
+        *,
+        runner: Runner,
+        scheduler: Scheduler,
+        info: EngineInfo,
+        fingerprint: str,
+        shares_prefixes: bool = True,
+        row_bytes: int = 0,
+        keeper: HotSetKeeper | None = None,
+        seeding: Prefetch | None = None,
+        resources: ExitStack | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Put the parts together.
+
+        fingerprint: of the weights; keys and values are shared under it. shares_prefixes: whether requests find one
+        another's. keeper: saves the hot set now and then. seeding: rows that are brought at the start, in the
+        background. resources: closed with the engine.
+        """
+        self.info = info
+        self.scheduler = scheduler
+        self.sampler = Sampler(info.vocab_size, runner.device)
+        self._runner = runner
+        self._memory = scheduler.rows.memory
+        self._fingerprint = fingerprint
+        self._shares_prefixes = shares_prefixes
+        self._row_bytes = row_bytes
+        self._keeper = keeper
+        self._seeding = seeding
+        self._resources = resources or ExitStack()
+        self._clock = clock
+        self._requests: dict[str, RequestState] = {}
+        self._num_added = 0
+        self._num_generated = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has anything to do: requests, or rows that are brought in the background."""
+        return self.scheduler.has_work or self._is_seeding
+
+    def add(self, request: Request) -> None:
+        """Queue a request; its prompt's rows are brought from now on.
+
+        Raises `RequestError` for one that cannot be served, `QueueFullError` where too many wait.
+        """
+        params = request.params
+        self._check(request)
+        salt = f"salt {request.cache_salt}" if request.cache_salt is not None else ""
+        if not self._shares_prefixes:
+            salt = f"request {self._num_added}"
+        root = PrefixKey(model=self._fingerprint, salt=salt).digest()
+        state = RequestState(request, arrival=self._num_added, root=root)
+        seed = secrets.randbits(64) if params.seed is None else params.seed
+        for choice in range(params.n):
+            sequence = Sequence(state, choice, block_size=self.info.block_size)
+            sequence.sampled = SampledSequence(
+                params,
+                seed=seed,
+                choice=choice,
+                prompt_ids=state.prompt_ids,
+                output_ids=sequence.output_ids,
+                eos_token_id=self.info.eos_token_id,
+                bad_word_ids=request.bad_word_ids,
+            )
+            state.sequences.append(sequence)
+        self.scheduler.add(state)
+        self._requests[request.request_id] = state
+        self._num_added += 1
+
+    def abort(self, request_id: str, choice: int | None = None) -> None:
+        """End a request or one of its choices, and free what it holds; unknown ids are ignored.
+
+        Nothing more is said of what was aborted; where it was the last that a request had, nothing of the request.
+        """
+        state = self._requests.get(request_id)
+        if state is None:
+            return
+        for sequence in [*state.sequences]:
+            if choice is None or sequence.choice == choice:
+                self.scheduler.remove(sequence)
+        self._forget_if_over(state)
+
+    @torch.inference_mode()
+    def step(self) -> list[RequestOutput]:
+        """Do one step and return what requests gained; waits for rows for a moment where nothing can run."""
+        outputs = StepOutputs(row_bytes=self._row_bytes)
+        if self._keeper is not None:
+            self._keeper.tick()
+        for sequence, why in self.scheduler.failures():
+            self._fail(sequence, why, outputs)
+        step = self.scheduler.schedule()
+        if step is None:
+            self._wait()
+            return outputs.messages()
+        started = self._clock()
+        tiers = note_tiers(step)
+        try:
+            hidden_Nd = self._runner.run(step.chunks, self._memory.rows(step.leases))
+            self._score_prompts(step, hidden_Nd)
+            ends, tokens = self._sample(step, hidden_Nd)
+        except BaseException as error:
+            self.scheduler.abandon(step)
+            if not isinstance(error, TolboothError):
+                raise
+            for chunk in step.chunks:  # a memory that is not paged says only here what it cannot read
+                self._fail(chunk.sequence, str(error), outputs)
+            return outputs.messages()
+        self.scheduler.finish(step, self._clock() - started)
+        self._hand_out(step, ends, tokens, tiers, outputs)
+        return outputs.messages()
+
+    def stats(self) -> EngineStats:
+        """Return a snapshot of counters and sizes."""
+        scheduler, counters, pool = self.scheduler, self.scheduler.counters, self.scheduler.blocks.pool
+        memory = {}
+        if isinstance(self._memory, PagedMemory):
+            memory = dataclasses.asdict(self._memory.stats())
+        return EngineStats(
+            requests_running=len({id(sequence.state) for sequence in scheduler.started}),
+            requests_waiting=len({id(sequence.state) for sequence in scheduler.waiting}),
+            requests_deferred=scheduler.num_deferred if scheduler.started else 0,
+            prompt_tokens=counters.prompt_tokens,
+            cached_prompt_tokens=counters.cached_prompt_tokens,
+            generation_tokens=self._num_generated,
+            preemptions=counters.preemptions,
+            steps=counters.steps,
+            deferred_steps=counters.deferred_steps,
+            stall_seconds=scheduler.rows.stall_seconds,
+            kv_blocks=pool.num_blocks,
+            kv_blocks_used=pool.num_held,
+            batch_sizes=counters.batch_sizes,
+            memory=memory,
+        )
+
+    def check_integrity(self) -> None:
+        """Raise `AssertionError` naming a law that does not hold, between steps."""
+        self.scheduler.check_integrity()
+        if isinstance(self._memory, PagedMemory):
+            self._memory.pager.check_integrity()
+
+    def close(self) -> None:
+        """Abort what runs, save the hot set, and close memory and files. Twice is once."""
+        for request_id in [*self._requests]:
+            self.abort(request_id)
+        self._resources.close()
+
+    @property
+    def _is_seeding(self) -> bool:
+        return self._seeding is not None and self._seeding.is_bringing
+
+    def _check(self, request: Request) -> None:
+        params, info, length = request.params, self.info, len(request.prompt_ids)
+        if request.request_id in self._requests:
+            raise RequestError(f"request_id {request.request_id:.80} is that of a request under way")
+        if not length:
+            raise RequestError("the prompt has no tokens; give at least one", param="prompt")
+        if length + (params.max_tokens != 0) > info.max_model_len:
+            raise RequestError(
+                f"the prompt has {length} tokens; the model takes {info.max_model_len} with the output", param="prompt"
+            )
+        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < info.vocab_size:
+            raise RequestError(
+                f"the prompt has token ids outside the vocabulary, 0 to {info.vocab_size - 1}", param="prompt"
+            )
+        check_params(params, info.vocab_size, request.bad_word_ids)
+
+    def _wait(self) -> None:
+        """Wait a moment for rows, because nothing else can be done."""
+        if self.scheduler.started:
+            self.scheduler.rows.wait(self.scheduler.started, _IDLE_WAIT)
+        elif self._is_seeding:
+            self._memory.idle(_SEED_WAIT)
+
+    def _score_prompts(self, step: Step, hidden_Nd: Tensor) -> None:
+        """Score the prompts of requests that asked for it, as far as this step comes."""
+        start = 0
+        for chunk in step.chunks:
+            state, first = chunk.sequence.state, chunk.sequence.num_computed
+            num = state.request.params.prompt_logprobs
+            # The scores at a position are those of the token after it; what an earlier choice has scored stays.
+            begin = max(first, len(state.prompt_logprobs) - 1)
+            stop = min(first + chunk.length, len(state.prompt_ids) - 1)
+            if num is not None:
+                for left in range(begin, stop, _SCORED_AT_ONCE):
+                    right = min(left + _SCORED_AT_ONCE, stop)
+                    scores = self._runner.scores(hidden_Nd, range(start + left - first, start + right - first))
+                    state.prompt_logprobs += prompt_logprobs(scores, state.prompt_ids[left + 1 : right + 1], num)
+            start += chunk.length
+
+    def _sample(self, step: Step, hidden_Nd: Tensor) -> tuple[list[int], SampledTokens | None]:
+        """Return which chunks end with a new token, by their number in the step, and the tokens."""
+        ends: list[int] = []
+        positions: list[int] = []
+        start = 0
+        for index, chunk in enumerate(step.chunks):
+            start += chunk.length
+            if chunk.length == chunk.sequence.num_pending and chunk.sequence.state.request.params.max_tokens != 0:
+                ends.append(index)
+                positions.append(start - 1)
+        if not ends:
+            return ends, None
+        scores = self._runner.scores(hidden_Nd, positions)
+        sampled = [step.chunks[index].sequence.sampled for index in ends]
+        return ends, self.sampler.sample(scores, [each for each in sampled if each is not None])
+
+    def _hand_out(
+        self, step: Step, ends: list[int], tokens: SampledTokens | None, tiers: list[int], outputs: StepOutputs
+    ) -> None:
+        going_on: list[Sequence] = []
+        told: list[tuple[Chunk, int, int]] = []
+        if tokens is not None:
+            for row, index in enumerate(ends):
+                sequence = step.chunks[index].sequence
+                if row in tokens.errors:
+                    continue
+                sequence.append(tokens.token_ids[row])
+                told.append((step.chunks[index], row, tiers[index]))
+            going_on = [chunk.sequence for chunk, _, _ in told]
+        # From this instant it is known which rows are needed next.
+        self.scheduler.rows.ask([sequence for sequence in going_on if self._reason(sequence) is None])
+        for chunk, row, tier in told:
+            assert tokens is not None, "what is told are tokens"
+            sequence, token_id = chunk.sequence, tokens.token_ids[row]
+            reason = self._reason(sequence)
+            is_stop_token = reason is FinishReason.STOP and token_id in sequence.state.request.params.stop_token_ids
+            if reason is not None:
+                self._end(sequence)
+            outputs.add(
+                sequence,
+                token_id,
+                reason=reason,
+                stop_token_id=token_id if is_stop_token else None,
+                logprobs=tokens.logprobs[row],
+                tier=tier_of(tier) if sequence.state.request.return_tiers else None,
+            )
+        self._num_generated += len(told)
+        if tokens is not None:
+            for row, error in tokens.errors.items():
+                self._fail(step.chunks[ends[row]].sequence, str(error), outputs)
+        for chunk in step.chunks:
+            sequence = chunk.sequence
+            if not sequence.num_pending and sequence.state.request.params.max_tokens == 0:  # only to be scored
+                self._end(sequence)
+                outputs.end(sequence, FinishReason.LENGTH)
+
+    def _reason(self, sequence: Sequence) -> FinishReason | None:
+        return finish_reason(
+            sequence, sequence.ids[-1], eos_token_id=self.info.eos_token_id, max_model_len=self.info.max_model_len
+        )
+
+    def _fail(self, sequence: Sequence, why: str, outputs: StepOutputs) -> None:
+        self._end(sequence)
+        outputs.end(sequence, FinishReason.ERROR, error=why)
+
+    def _end(self, sequence: Sequence) -> None:
+        self.scheduler.remove(sequence)
+        self._forget_if_over(sequence.state)
+
+    def _forget_if_over(self, state: RequestState) -> None:
+        if not state.sequences:
+            del self._requests[state.request.request_id]

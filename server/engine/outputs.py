@@ -1,0 +1,114 @@
+"""What a step's tokens mean for their requests: outputs that grow, end or fail, and messages that say so.
+
+Knows when an output ends and what callers are told. Knows nothing of scheduling or tensors.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from server.engine.messages import ChoiceOutput, FinishReason, PositionLogprobs, RequestOutput, Tier
+from server.engine.sequence import RequestState, Sequence
+from server.engine.step_rows import Step
+
+_TIERS = tuple(Tier)
+"""By the numbers of `Lease.tiers`."""
+
+
+class StepOutputs:
+    """Gathers what the requests of one step are told."""
+
+    def __init__(self, *, row_bytes: int) -> None:
+        self._row_bytes = row_bytes
+        self._choices: dict[RequestState, list[ChoiceOutput]] = {}
+        self._errors: dict[RequestState, str] = {}
+
+    def add(
+        self,
+        sequence: Sequence,
+        token_id: int,
+        *,
+        reason: FinishReason | None,
+        stop_token_id: int | None,
+        logprobs: PositionLogprobs | None,
+        tier: Tier | None,
+    ) -> None:
+        """Tell of a sequence's new token."""
+        self._append(
+            sequence,
+            ChoiceOutput(
+                choice=sequence.choice,
+                token_ids=(token_id,),
+                logprobs=None if logprobs is None else (logprobs,),
+                finish_reason=reason,
+                stop_token_id=stop_token_id,
+                tiers=None if tier is None else (tier,),
+            ),
+        )
+
+    def end(self, sequence: Sequence, reason: FinishReason, *, error: str | None = None) -> None:
+        """Tell of the end of a sequence that gets no further token."""
+        self._append(sequence, ChoiceOutput(choice=sequence.choice, finish_reason=reason))
+        if error is not None:
+            self._errors[sequence.state] = error
+
+    def messages(self) -> list[RequestOutput]:
+        """Return what to tell; to be called when sequences that ended have left their requests."""
+        return [self._message(state, choices) for state, choices in self._choices.items()]
+
+    def _append(self, sequence: Sequence, output: ChoiceOutput) -> None:
+        self._choices.setdefault(sequence.state, []).append(output)
+
+    def _message(self, state: RequestState, choices: list[ChoiceOutput]) -> RequestOutput:
+        is_finished = not state.sequences
+        is_first, state.is_begun = not state.is_begun, True
+        asked = state.request.params.prompt_logprobs is not None
+        return RequestOutput(
+            request_id=state.request.request_id,
+            choices=choices,
+            prompt_logprobs=state.prompt_logprobs if is_first and asked else None,
+            num_cached_tokens=(state.num_cached_tokens or 0) if is_first else None,
+            is_finished=is_finished,
+            error=self._errors.get(state),
+            memory=state.memory_use(self._row_bytes) if is_finished else None,
+        )
+
+
+def finish_reason(
+    sequence: Sequence, token_id: int, *, eos_token_id: int | None, max_model_len: int
+) -> FinishReason | None:
+    """Return why the output ends with its newest token, None where it goes on."""
+    params = sequence.state.request.params
+    if (token_id == eos_token_id and not params.ignore_eos) or token_id in params.stop_token_ids:
+        return FinishReason.STOP
+    if len(sequence.output_ids) == params.max_tokens or len(sequence.ids) >= max_model_len:
+        return FinishReason.LENGTH
+    return None
+
+
+def note_tiers(step: Step) -> list[int]:
+    """Count where the rows of a step came from, each for its request; return it for each chunk's last row."""
+    parts = [lease.tiers for lease in step.leases]
+    if all(part is None for part in parts):
+        for chunk in step.chunks:
+            chunk.sequence.state.device_hits += chunk.length
+        return [0] * len(step.chunks)
+    tiers_N = np.concatenate([_tiers(lease.tiers, len(lease)) for lease in step.leases])
+    last, start = [], 0
+    for chunk in step.chunks:
+        counts = np.bincount(tiers_N[start : start + chunk.length], minlength=len(_TIERS)).tolist()
+        state = chunk.sequence.state
+        state.device_hits += counts[0]
+        state.host_hits += counts[1]
+        state.major_faults += counts[2]
+        start += chunk.length
+        last.append(int(tiers_N[start - 1]))
+    return last
+
+
+def tier_of(number: int) -> Tier:
+    """Return the tier that `Lease.tiers` has a number for."""
+    return _TIERS[number]
+
+
+def _tiers(tiers: npt.NDArray[np.uint8] | None, count: int) -> npt.NDArray[np.uint8]:
+    return np.zeros(count, dtype=np.uint8) if tiers is None else tiers

@@ -1,0 +1,160 @@
+"""The seam between scheduling and the memory: which rows are at hand, which are on their way, and for how long.
+
+| implementation | rows                                                                       |
+|----------------|----------------------------------------------------------------------------|
+| `PagedMemory`  | a pager's: leased for a step, prefetched while a request waits              |
+| `WholeMemory`  | all at hand at any time (computed, resident, mapped), or none (dense models) |
+
+Knows row keys and leases; knows nothing of sequences.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from models.rows import Rows, RowSource
+from paging.lease import Lease, LeaseState, Outlook, Prefetch
+from paging.pager import Pager
+from paging.stats import PagerStats
+
+Keys = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+class RowMemory(Protocol):
+    """What a scheduler asks of the memory; the methods mean what those of `Pager` with the same names mean."""
+
+    @property
+    def leasable_rows(self) -> int | None:
+        """Different rows that can be leased at once; None: any number."""
+        ...
+
+    def resident(self, keys: Keys) -> Mask:
+        """Return which rows are at hand now."""
+        ...
+
+    def lease(self, keys: Keys) -> Lease:
+        """Hold rows: ready at once, or waiting."""
+        ...
+
+    def release(self, lease: Lease) -> None:
+        """End a lease."""
+        ...
+
+    def outlook(self, lease: Lease) -> Outlook:
+        """Return what a lease waits for, and for how long."""
+        ...
+
+    def prefetch(self, keys: Keys) -> Prefetch:
+        """Start bringing rows that will be needed."""
+        ...
+
+    def poll(self) -> None:
+        """Take over what has arrived."""
+        ...
+
+    def wait_for(self, leases: Sequence[Lease], timeout: float) -> None:
+        """Wait until none of these leases waits any more, `timeout` seconds at most."""
+        ...
+
+    def wait_any(self, leases: Sequence[Lease], timeout: float) -> None:
+        """Wait until one of these leases does not wait any more, `timeout` seconds at most."""
+        ...
+
+    def idle(self, timeout: float) -> None:
+        """Keep bringing rows ahead, for `timeout` seconds at most."""
+        ...
+
+    def rows(self, leases: Sequence[Lease]) -> Rows | None:
+        """Return the rows of ready leases, one after another; None where the model has no memory."""
+        ...
+
+
+class PagedMemory:
+    """Rows that a pager holds, decoded to the model's dtype."""
+
+    def __init__(self, pager: Pager, *, dtype: torch.dtype) -> None:
+        self.pager = pager
+        self.dtype = dtype
+        self.resident = pager.resident
+        self.lease = pager.lease
+        self.release = pager.release
+        self.outlook = pager.outlook
+        self.prefetch = pager.prefetch
+        self.poll = pager.poll
+        self.wait_for = pager.wait_for
+        self.wait_any = pager.wait_any
+        self.idle = pager.idle
+
+    @property
+    def leasable_rows(self) -> int:
+        """Different rows that can be leased at once."""
+        return self.pager.leasable_slots
+
+    def rows(self, leases: Sequence[Lease]) -> Rows:
+        """Return the rows of ready leases, one after another."""
+        return _DecodedRows(self.pager, leases, self.dtype)
+
+    def stats(self) -> PagerStats:
+        """Return the pager's counters and sizes."""
+        return self.pager.stats()
+
+
+class _DecodedRows:
+    def __init__(self, pager: Pager, leases: Sequence[Lease], dtype: torch.dtype) -> None:
+        self._rows = pager.rows(leases)
+        self._dtype = dtype
+
+    def gather(self, layer: int) -> Tensor:
+        return self._rows.gather(layer, self._dtype)
+
+
+class WholeMemory:
+    """Rows that need no paging; leases are always ready and hold nothing."""
+
+    leasable_rows = None
+
+    def __init__(self, source: RowSource | None) -> None:
+        self.source = source
+
+    def resident(self, keys: Keys) -> Mask:
+        """Return that every row is at hand."""
+        return np.ones(len(keys), dtype=np.bool_)
+
+    def lease(self, keys: Keys) -> Lease:
+        """Return a lease that is ready."""
+        return Lease(keys, keys.astype(np.intp))
+
+    def release(self, lease: Lease) -> None:
+        """End a lease."""
+        lease.state = LeaseState.RELEASED
+
+    def outlook(self, lease: Lease) -> Outlook:  # noqa: ARG002 no lease waits
+        """Return that nothing is waited for."""
+        return Outlook(0, 0, 0.0)
+
+    def prefetch(self, keys: Keys) -> Prefetch:
+        """Bring nothing."""
+        return Prefetch(keys[:0], cancel=lambda _: None)
+
+    def poll(self) -> None:
+        """Nothing is ever on its way."""
+
+    def wait_for(self, leases: Sequence[Lease], timeout: float) -> None:
+        """No lease waits."""
+
+    def wait_any(self, leases: Sequence[Lease], timeout: float) -> None:
+        """No lease waits."""
+
+    def idle(self, timeout: float) -> None:
+        """Nothing is brought ahead."""
+
+    def rows(self, leases: Sequence[Lease]) -> Rows | None:
+        """Fetch the rows of a step."""
+        if self.source is None:
+            return None
+        return self.source.fetch(torch.from_numpy(np.concatenate([lease.keys for lease in leases])))

@@ -1,0 +1,50 @@
+"""Runs a step on the model: from chunks of sequences to hidden states and scores.
+
+Knows tensors and layout; decides nothing.
+
+Shape legend: N tokens of the step, M positions to score, d hidden size, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from models.attention import PagedContext
+from models.kv_cache import KVCache
+from models.rows import Rows
+from models.transformer import Transformer
+from server.engine.step_rows import Chunk
+
+
+class Runner:
+    """A model with its cache of keys and values."""
+
+    def __init__(self, model: Transformer, cache: KVCache) -> None:
+        self.model = model
+        self.cache = cache
+        self.device = model.head_weight.device
+
+    def run(self, chunks: Sequence[Chunk], rows: Rows | None) -> Tensor:
+        """Run the chunks' tokens, one chunk after another, and return the hidden state of each, [N, d]."""
+        ids: list[int] = []
+        positions: list[int] = []
+        for chunk in chunks:
+            start = chunk.sequence.num_computed
+            ids += chunk.sequence.ids[start : start + chunk.length]
+            positions += range(start, start + chunk.length)
+        context = PagedContext(
+            cache=self.cache,
+            query_lengths=[chunk.length for chunk in chunks],
+            context_lengths=[chunk.sequence.num_computed + chunk.length for chunk in chunks],
+            block_tables=[chunk.sequence.table for chunk in chunks],
+        )
+        ids_N, positions_N = torch.tensor([ids, positions], dtype=torch.int64).to(self.device)
+        hidden_Nd: Tensor = self.model(ids_N, positions_N, context, rows)
+        return hidden_Nd
+
+    def scores(self, hidden_Nd: Tensor, positions: Sequence[int]) -> Tensor:
+        """Return the scores [M, V] at some positions of a step."""
+        if len(positions) < len(hidden_Nd):
+            hidden_Nd = hidden_Nd[torch.tensor(positions, device=self.device)]
+        return self.model.logits(hidden_Nd)

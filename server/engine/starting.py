@@ -1,0 +1,372 @@
+"""From a configuration to an engine that serves: what is asked for becomes what there is memory for.
+
+Knows models, tables, budgets and devices; the parts of an engine are put together here and nowhere else.
+"""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from models.bundled import resolve_model
+from models.checkpoint import load_model, read_fingerprints
+from models.computed_rows import ComputedRows
+from models.config import ModelConfig
+from models.errors import ConfigError
+from models.kv_cache import KVCache
+from models.rows import RowSource
+from models.table_rows import MappedRows, ResidentRows
+from models.transformer import Transformer
+from paging import Budget, HotSetError, HotSetKeeper, Pager, Table
+from paging.frequencies import COUNTS_FILE, hottest_keys, load_counts
+from paging.geometry import aligned_stride
+from paging.keys import KeyRange
+from paging.lease import Prefetch
+from paging.storage import open_storage
+from paging.storage.protocol import Storage
+from paging.tiers import open_pager
+from server.directories import cache_directory
+from server.engine.blocks import BlockPool
+from server.engine.capacity import free_bytes
+from server.engine.choices import Dtype, Memory
+from server.engine.config import DEVICE_BUDGETS, EngineConfig
+from server.engine.engine import Engine
+from server.engine.loading import TORCH_DTYPES, torch_device
+from server.engine.messages import EngineInfo
+from server.engine.model_tables import PhaseProgress, open_model_table, phase
+from server.engine.row_memory import PagedMemory, RowMemory, WholeMemory
+from server.engine.runner import Runner
+from server.engine.scheduler import Scheduler
+from server.engine.sequence_blocks import SequenceBlocks
+from server.engine.step_rows import StepRows
+
+OpenStorage = Callable[[Table, EngineConfig], Storage]
+"""Opens what a table's rows are read through."""
+
+_PAGING_OPTIONS = (*DEVICE_BUDGETS, "tol_host_bytes", "tol_storage")
+_KV_SHARE = 4
+"""Keys and values take one in so many bytes of what is free, where nobody says how much."""
+_TABLE_SHARE = 0.8
+"""Of what is then left, for the device tier where nobody says how much."""
+_CUDA_HEAD_DIM = 8
+"""Fast kernels want head dimensions to be multiples of this."""
+
+
+def open_table_storage(table: Table, config: EngineConfig) -> Storage:
+    """Open a table's rows as the configuration says."""
+    # With a host tier of our own, pages that the kernel keeps as well are memory that nobody budgeted.
+    has_host_tier = bool(config.tol_host_bytes) or torch_device(config.device).type == "cuda"
+    return open_storage(table, config.tol_storage, drop_pages=has_host_tier)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What is there once everything is loaded."""
+
+    config: EngineConfig
+    directory: Path
+    kind: Memory | None
+    model: Transformer
+    cache: KVCache
+    max_model_len: int
+    memory: RowMemory
+    table: Table | None
+    storage: Storage | None
+    """Behind a paged memory."""
+
+    @property
+    def pager(self) -> Pager | None:
+        """The pager of a paged memory."""
+        return self.memory.pager if isinstance(self.memory, PagedMemory) else None
+
+
+@torch.inference_mode()
+def start_engine(
+    config: EngineConfig,
+    on_progress: PhaseProgress | None = None,
+    *,
+    open_storage: OpenStorage = open_table_storage,
+) -> Engine:
+    """Load a model and make an engine of it; close it in the end.
+
+    open_storage: what rows are read through; tests put faults in here. Raises what `load` raises, and `ConfigError` or
+    `BudgetError` with the number needed where memory is too small for what is asked.
+    """
+    seconds: dict[str, float] = {}
+    with ExitStack() as stack:
+        start = _load(config, stack, on_progress, open_storage, seconds)
+        keeper, seeding = _warm_up(start, stack)
+        scheduler = Scheduler(
+            blocks=SequenceBlocks(BlockPool(start.cache.num_blocks), block_size=config.block_size),
+            rows=StepRows(
+                start.memory,
+                defer_after=config.defer_after,
+                most_tokens=config.max_num_batched_tokens - config.max_num_seqs + 1,
+            ),
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_waiting=config.max_waiting,
+        )
+        return Engine(
+            runner=Runner(start.model, start.cache),
+            scheduler=scheduler,
+            info=_info(start, seconds),
+            fingerprint=read_fingerprints(start.directory).backbone,
+            shares_prefixes=config.enable_prefix_caching,
+            row_bytes=0 if start.table is None else start.table.geometry.row_bytes,
+            keeper=keeper,
+            seeding=seeding,
+            resources=stack.pop_all(),
+        )
+
+
+def _load(
+    config: EngineConfig,
+    stack: ExitStack,
+    on_progress: PhaseProgress | None,
+    open_storage: OpenStorage,
+    seconds: dict[str, float],
+) -> _Start:
+    """Load model, cache and memory; what is to be closed goes on the stack, what took how long into `seconds`."""
+    place = torch_device(config.device)
+    if config.threads is not None or place.type == "cpu":
+        torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+    directory = resolve_model(config.model)
+    model_config = ModelConfig.load(directory)
+    kind = _memory_kind(config, model_config, directory)
+    max_model_len = _max_model_len(config, model_config)
+    dtype = TORCH_DTYPES[config.dtype or (Dtype.BF16 if place.type == "cuda" else Dtype.FP32)]
+    table, storage = None, None
+    if kind not in {None, Memory.COMPUTED}:
+        with _timed(seconds, "table"):
+            named = None if config.table is None else Path(config.table)
+            table = open_model_table(directory, model_config, named, on_progress)
+            stack.callback(table.close)
+    with _timed(seconds, "weights"):
+        model = load_model(directory, dtype=dtype, device=place, with_memory=kind is Memory.COMPUTED).eval()
+    with _timed(seconds, "keys and values"):
+        cache = _make_cache(config, model, max_model_len)
+    memory: RowMemory
+    with _timed(seconds, "rows"):
+        if table is not None and kind is Memory.PAGED:
+            storage = open_storage(table, config)
+            stack.callback(storage.close)
+            pager = _open_pager(config, storage, table, model)
+            stack.callback(pager.close)
+            memory = PagedMemory(pager, dtype=dtype)
+        else:
+            memory = WholeMemory(_row_source(kind, model, table, on_progress))
+    return _Start(config, directory, kind, model, cache, max_model_len, memory, table, storage)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[what] = time.perf_counter() - started
+
+
+def _memory_kind(config: EngineConfig, model: ModelConfig, directory: Path) -> Memory | None:
+    asked = {"memory": config.memory, "table": config.table}
+    asked |= {name: getattr(config, name) for name in _PAGING_OPTIONS}
+    given = [name for name, value in asked.items() if value is not None]
+    if not model.has_memory:
+        if given:
+            raise ConfigError(f"{directory} is a dense model, it has no memory; leave out {', '.join(given)}")
+        return None
+    memory = config.memory or Memory.PAGED
+    if memory is Memory.COMPUTED and config.table is not None:
+        raise ConfigError(f"a computed memory reads no table; leave out {config.table}, or choose another memory")
+    paging = [name for name in given if name in _PAGING_OPTIONS]
+    if memory is not Memory.PAGED and paging:
+        raise ConfigError(f"the memory is {memory}, not paged; leave out {', '.join(paging)}, or choose paged")
+    return memory
+
+
+def _max_model_len(config: EngineConfig, model: ModelConfig) -> int:
+    longest = model.max_position_embeddings
+    if config.max_model_len is not None and config.max_model_len > longest:
+        raise ConfigError(f"max_model_len is {config.max_model_len}; the model's context is {longest}")
+    return config.max_model_len or longest
+
+
+def _make_cache(config: EngineConfig, model: Transformer, max_model_len: int) -> KVCache:
+    """Make room for keys and values: as asked, else for every lane's full context or what there is memory for."""
+    weight = model.head_weight
+    multiple = _CUDA_HEAD_DIM if weight.is_cuda else 1
+    block_bytes = KVCache.block_bytes(
+        model.config, block_size=config.block_size, head_dim_multiple=multiple, dtype=weight.dtype
+    )
+    per_sequence = -(-max_model_len // config.block_size)
+    if config.kv_cache_bytes is not None:
+        num_blocks = config.kv_cache_bytes // block_bytes
+    else:
+        free = max(0, free_bytes(weight.device) - _mapped_bytes(model)) // _KV_SHARE
+        num_blocks = min(config.max_num_seqs * per_sequence, max(free // block_bytes, per_sequence))
+    if num_blocks < per_sequence:
+        raise ConfigError(
+            f"kv_cache_bytes buys {num_blocks} blocks; one sequence of {max_model_len} tokens needs {per_sequence}, "
+            f"which is {per_sequence * block_bytes} bytes: raise it or lower max_model_len"
+        )
+    return KVCache(
+        model.config,
+        num_blocks=num_blocks,
+        block_size=config.block_size,
+        head_dim_multiple=multiple,
+        dtype=weight.dtype,
+        device=weight.device,
+    )
+
+
+def _mapped_bytes(model: Transformer) -> int:
+    """Return the weights' bytes where they are mapped files: no memory is taken yet, but it will be."""
+    if model.head_weight.is_cuda:
+        return 0
+    return sum(parameter.nbytes for parameter in model.parameters())
+
+
+def _row_source(
+    kind: Memory | None, model: Transformer, table: Table | None, on_progress: PhaseProgress | None
+) -> RowSource | None:
+    """Return where rows come from that are not paged; None for a dense model."""
+    dtype, device = model.head_weight.dtype, model.head_weight.device
+    if kind is None:
+        return None
+    if table is None:
+        return ComputedRows(model)
+    if kind is Memory.RESIDENT:
+        reading = phase(on_progress, "reading the table")
+        return ResidentRows(table, dtype=dtype, device=device, on_progress=reading)
+    return MappedRows(table, dtype=dtype, device=device)
+
+
+def _open_pager(config: EngineConfig, storage: Storage, table: Table, model: Transformer) -> Pager:
+    return open_pager(
+        storage,
+        table.geometry,
+        device_budget=_device_budget(config, model, table),
+        host_budget=None if config.tol_host_bytes is None else Budget(num_bytes=config.tol_host_bytes),
+        device=model.head_weight.device,
+        policy=config.tol_policy,
+        max_num_seqs=config.max_num_seqs,
+    )
+
+
+def _device_budget(config: EngineConfig, model: Transformer, table: Table) -> Budget:
+    if config.tol_device_bytes is not None:
+        return Budget(num_bytes=config.tol_device_bytes)
+    if config.tol_device_rows is not None:
+        return Budget(num_rows=config.tol_device_rows)
+    if config.tol_device_fraction is not None:
+        return Budget(fraction=config.tol_device_fraction)
+    left = int(_TABLE_SHARE * max(0, free_bytes(model.head_weight.device) - _mapped_bytes(model)))
+    stride = aligned_stride(table.geometry.row_bytes)
+    return Budget(num_rows=min(table.num_rows, max(left // stride, config.max_num_seqs + 1)))
+
+
+def _warm_up(start: _Start, stack: ExitStack) -> tuple[HotSetKeeper | None, Prefetch | None]:
+    """Start bringing rows that were hot last time, or that the counts kept with the model say will be."""
+    pager, table = start.pager, start.table
+    if pager is None or table is None:
+        return None, None
+    keeper, seeding = None, None
+    if start.config.keep_hot_set:
+        path = cache_directory() / "hot-sets" / f"{table.manifest.table_id}.safetensors"
+        with contextlib.suppress(OSError):  # where the folder cannot be made, the keeper says so
+            path.parent.mkdir(parents=True, exist_ok=True)
+        keys = KeyRange(0, table.num_rows)
+        keeper = HotSetKeeper(pager, keys, path, fingerprint=table.manifest.fingerprint, on_error=_warn)
+        stack.callback(keeper.close)
+        try:
+            seeding = keeper.restore()
+        except HotSetError as error:
+            _warn(error)
+    counts = start.directory / COUNTS_FILE
+    if seeding is None and counts.exists():
+        counts_V = load_counts(counts, num_keys=table.num_rows)
+        hottest = hottest_keys(counts_V, len(counts_V))
+        seeding = pager.seed(hottest, counts_V[hottest])
+    return keeper, seeding
+
+
+def _warn(error: Exception) -> None:
+    sys.stderr.write(f"warning: {error}\n")
+
+
+def _info(start: _Start, seconds: dict[str, float]) -> EngineInfo:
+    config, model, cache, weight = start.config, start.model, start.cache, start.model.head_weight
+    return EngineInfo(
+        max_model_len=start.max_model_len,
+        vocab_size=model.config.vocab_size,
+        eos_token_id=model.config.eos_token_id,
+        bos_token_id=model.config.bos_token_id,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        kv_blocks=cache.num_blocks,
+        block_size=cache.block_size,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        device=torch.cuda.get_device_name(weight.device) if weight.is_cuda else "cpu",
+        dtype=str(weight.dtype).removeprefix("torch."),
+        granted=_granted(start),
+        table=_table_facts(start),
+        startup_seconds=seconds,
+    )
+
+
+def _granted(start: _Start) -> dict[str, str]:
+    """Say what was asked and what was granted, for a person."""
+    config, cache, pager, table = start.config, start.cache, start.pager, start.table
+    granted = {
+        "sequences": f"{config.max_num_seqs} at once, {config.max_num_batched_tokens} tokens a step",
+        "context": f"{start.max_model_len} tokens of the model's {start.model.config.max_position_embeddings}",
+        "keys and values": (
+            f"{cache.num_blocks} blocks of {cache.block_size} positions, {_bytes(2 * cache.keys.nbytes)}; "
+            f"asked for: {_asked(config.kv_cache_bytes)}"
+        ),
+    }
+    if pager is None or table is None or start.storage is None:
+        granted["memory"] = "none, a dense model" if start.kind is None else str(start.kind)
+        return granted
+    stats = pager.stats()
+    given = [f"{name} {getattr(config, name)}" for name in DEVICE_BUDGETS if getattr(config, name) is not None]
+    return granted | {
+        "device tier": (
+            f"{stats.device_slots:,} of {table.num_rows:,} rows, {_bytes(stats.device_bytes)}; "
+            f"asked for: {given[0] if given else 'as many as there is memory for'}"
+        ),
+        "host tier": (
+            f"{stats.host_slots:,} rows, {_bytes(stats.host_bytes)}; asked for: {_asked(config.tol_host_bytes)}"
+        ),
+        "storage": f"{start.storage.description}; asked for: {config.tol_storage or 'nothing'}",
+        "policy": str(config.tol_policy),
+    }
+
+
+def _table_facts(start: _Start) -> dict[str, str | int]:
+    table = start.table
+    if table is None:
+        return {}
+    geometry = table.geometry
+    return {
+        "encoding": str(geometry.encoding or "mixed"),
+        "layers": len(geometry.segments),
+        "vocab_size": table.num_rows,
+        "row_bytes": geometry.row_bytes,
+        "table_bytes": table.num_rows * geometry.row_stride,
+        "storage": "none" if start.storage is None else start.storage.description,
+        "policy": str(start.config.tol_policy),
+    }
+
+
+def _asked(num_bytes: int | None) -> str:
+    return "nothing" if num_bytes is None else _bytes(num_bytes)
+
+
+def _bytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 10**9 else f"{num_bytes / 1e6:.1f} MB"

@@ -1,0 +1,240 @@
+"""The rows of a step: what is at hand, what is worth waiting for, and what keeps its sequence out of the step.
+
+Knows leases, waiting times and steps' durations. Knows nothing of lanes, blocks or tensors.
+
+A sequence whose rows are not at hand gets a lease of its own, which it keeps until the rows have come and it has run
+with them: nothing else can take them meanwhile. All others share one lease for the step.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from paging.lease import Lease, LeaseState
+from server.engine.row_memory import RowMemory
+from server.engine.sequence import Sequence
+
+_FIRST_STEP_SECONDS = 0.01
+_STEP_WEIGHT = 0.2
+"""Of the newest step in the running estimate of a step's time."""
+_LEASE_SHARE = 4
+"""A lease that is kept while its sequence sits out takes one in so many of the leasable rows at most."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The tokens of one sequence that run in a step."""
+
+    sequence: Sequence
+    length: int
+    lease: Lease | None = None
+    """Its own lease; None where its rows are to be among those of the step's common lease."""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its rows are still on their way."""
+        return self.lease is not None and not self.lease.is_ready
+
+
+@dataclass(frozen=True)
+class Step:
+    """What runs together, in batch order."""
+
+    chunks: list[Chunk]
+    leases: list[Lease]
+    """On the rows of all chunks, in batch order."""
+
+
+class StepRows:
+    """Holds rows for steps, and decides which of the late ones to wait for."""
+
+    def __init__(
+        self,
+        memory: RowMemory,
+        *,
+        defer_after: float,
+        most_tokens: int,
+        row_timeout: float = 60.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Hold rows of `memory`.
+
+        defer_after: share of a step's time that late rows are waited for. most_tokens: that a sequence's own lease
+        covers; at most what a sequence can always run at once. row_timeout: seconds after which a sequence is given up.
+        """
+        self.memory = memory
+        self.step_seconds = _FIRST_STEP_SECONDS
+        """Running estimate of a step's time."""
+        self.stall_seconds = 0.0
+        """Time during which nothing could run."""
+        self._defer_after = defer_after
+        self._most_tokens = most_tokens
+        self._row_timeout = row_timeout
+        self._clock = clock
+
+    @property
+    def patience(self) -> float:
+        """Seconds that late rows are waited for while other sequences could run."""
+        return min(self._defer_after * self.step_seconds, self._row_timeout)
+
+    def ask(self, sequences: Items[Sequence]) -> None:
+        """Start reading the row that each sequence needs next, where it is not at hand and not asked for."""
+        keys = np.fromiter((s.ids[s.num_computed] for s in sequences), dtype=np.int64, count=len(sequences))
+        resident = self.memory.resident(keys)
+        if not resident.all():
+            for index in np.flatnonzero(~resident).tolist():
+                sequences[index].lease = self.memory.lease(keys[index : index + 1])
+
+    def num_free(self, started: Iterable[Sequence]) -> int | None:
+        """Return how many rows a common lease can have beside the sequences' own; None: any number."""
+        rows = self.memory.leasable_rows
+        if rows is None:
+            return None
+        return rows - sum(len(sequence.lease) for sequence in started if sequence.lease is not None)
+
+    def chunk(self, sequence: Sequence, limit: int, rows: int | None) -> Chunk | None:
+        """Return a sequence's next tokens, at most `limit` with at most `rows` rows beside its own lease.
+
+        A chunk that `is_late` has rows that are worth waiting for. None: the sequence sits out.
+        """
+        if sequence.lease is None:
+            if rows is not None and rows < 1:
+                return None
+            if sequence.num_pending == 1:
+                return Chunk(sequence, 1)  # `ask` has looked
+            keys = sequence.pending(limit)
+            if rows is not None:
+                keys = keys[: _longest(keys, rows)]
+            resident = self.memory.resident(keys)
+            if resident.all():
+                return Chunk(sequence, len(keys))
+            num_there = int(resident.argmin())
+            if not self._lease_late(sequence, keys[: self._most_kept], num_there):
+                return Chunk(sequence, num_there)
+        lease = sequence.lease
+        if lease is None or len(lease) > limit or not (lease.is_ready or self._is_soon(lease)):
+            return None
+        return Chunk(sequence, len(lease), lease)
+
+    def hold(self, chunks: Items[Chunk]) -> Step:
+        """Return a step of those chunks whose rows are there in time."""
+        common = [chunk for chunk in chunks if chunk.lease is None]
+        own = [chunk for chunk in chunks if chunk.lease is not None]
+        leases: list[Lease] = []
+        if common:
+            lease = self.memory.lease(_keys(common))
+            if lease.is_ready:
+                leases.append(lease)
+            else:
+                # Others wait for room. Nobody overtakes them, so everyone queues up behind them by itself.
+                self.memory.release(lease)
+                for chunk in common:
+                    sequence = chunk.sequence
+                    sequence.lease = self.memory.lease(sequence.pending(min(chunk.length, self._most_kept)))
+                    own.append(Chunk(sequence, len(sequence.lease), sequence.lease))
+                common = []
+        if late := [chunk.lease for chunk in own if chunk.lease is not None and chunk.is_late]:
+            self.memory.wait_for(late, self.patience)
+        own = [chunk for chunk in own if not chunk.is_late]
+        return Step(common + own, leases + [chunk.lease for chunk in own if chunk.lease is not None])
+
+    def wait(self, sequences: Iterable[Sequence], timeout: float) -> None:
+        """Wait until a row has arrived for one of the sequences, because nothing else can be done."""
+        started = self._clock()
+        leases = [lease for lease in self._late(sequences) if lease.state is LeaseState.WAITING]
+        if leases:
+            self.memory.wait_any(leases, timeout)
+            self.stall_seconds += self._clock() - started
+
+    def note_deferred(self, step: Step, started: Iterable[Sequence]) -> int:
+        """Note who sits out a step for a row, and who no longer does; return how many do."""
+        now = self._clock()
+        for chunk in step.chunks:
+            sequence = chunk.sequence
+            if sequence.late_since is not None:
+                sequence.state.stall_seconds += now - sequence.late_since
+                sequence.late_since = None
+        return len(self._late(started))
+
+    def failures(self, started: Iterable[Sequence]) -> list[tuple[Sequence, str]]:
+        """Return the sequences whose rows cannot be had, and why."""
+        found: list[tuple[Sequence, str]] = []
+        for sequence in started:
+            lease = sequence.lease
+            if lease is None or lease.is_ready:
+                continue
+            if lease.state is LeaseState.FAILED:
+                found.append((sequence, str(lease.error)))
+            elif sequence.late_since is not None and self._clock() - sequence.late_since > self._row_timeout:
+                seconds = f"{self._row_timeout:g} s"
+                found.append((sequence, f"a row did not arrive within {seconds}; the storage answers too slowly"))
+        return found
+
+    def finish(self, step: Step, seconds: float | None) -> None:
+        """Give the rows of a step back, which took so many seconds; None: it did not run."""
+        if seconds is not None:
+            self.step_seconds += (seconds - self.step_seconds) * _STEP_WEIGHT
+        for lease in step.leases:
+            self.memory.release(lease)
+        for chunk in step.chunks:
+            chunk.sequence.lease = None
+
+    def drop(self, sequence: Sequence) -> None:
+        """Give up the rows that a sequence waits for."""
+        if sequence.lease is not None:
+            self.memory.release(sequence.lease)
+            sequence.lease = None
+        sequence.late_since = None
+
+    @property
+    def _most_kept(self) -> int:
+        """Most tokens that a lease covers which its sequence keeps while it sits out: others need room as well."""
+        rows = self.memory.leasable_rows
+        return self._most_tokens if rows is None else max(1, min(self._most_tokens, rows // _LEASE_SHARE))
+
+    def _lease_late(self, sequence: Sequence, keys: npt.NDArray[np.int64], num_there: int) -> bool:
+        """Ask for rows some of which may be late; return whether the sequence keeps a lease on them.
+
+        It does not where its first `num_there` tokens can run while the other rows are too long in coming.
+        """
+        if num_there >= len(keys):
+            return False
+        lease = self.memory.lease(keys)
+        if num_there and not lease.is_ready and not self._is_soon(lease):
+            self.memory.release(lease)
+            return False
+        sequence.lease = lease
+        return True
+
+    def _is_soon(self, lease: Lease) -> bool:
+        return self.memory.outlook(lease).seconds <= self.patience
+
+    def _late(self, sequences: Iterable[Sequence]) -> list[Lease]:
+        """Return the leases that sequences wait for, and note since when they do."""
+        now, late = self._clock(), []
+        for sequence in sequences:
+            if sequence.lease is not None and not sequence.lease.is_ready:
+                if sequence.late_since is None:
+                    sequence.late_since = now
+                late.append(sequence.lease)
+        return late
+
+
+def _keys(chunks: Items[Chunk]) -> npt.NDArray[np.int64]:
+    """Return the row keys of chunks, one chunk after another."""
+    if all(chunk.length == 1 for chunk in chunks):
+        ids = (chunk.sequence.ids[chunk.sequence.num_computed] for chunk in chunks)
+        return np.fromiter(ids, dtype=np.int64, count=len(chunks))
+    return np.concatenate([chunk.sequence.pending(chunk.length) for chunk in chunks])
+
+
+def _longest(keys: npt.NDArray[np.int64], rows: int) -> int:
+    """Return the length of the longest prefix with at most `rows` different keys."""
+    if len(keys) <= rows:
+        return len(keys)
+    first = np.sort(np.unique(keys, return_index=True)[1])
+    return len(keys) if len(first) <= rows else int(first[rows])
