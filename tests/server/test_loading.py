@@ -15,7 +15,7 @@ from models.table_rows import MappedRows, ResidentRows
 from paging import BudgetError, Encoding, Table, TableFormatError, TableMismatchError, TableWriteError
 from paging.errors import FrequencyError
 from paging.frequencies import COUNTS_FILE, save_counts
-from server.engine import loading
+from server.engine import model_tables
 from server.engine.choices import Device, Dtype, Memory
 from server.engine.loading import load
 from server.engine.model_tables import cached_table, is_bundled
@@ -230,7 +230,7 @@ def test_a_process_that_was_faster_is_welcome(demo, cached, monkeypatch):
             ids.append(table.table_id)
         export_table(checkpoint, out)
 
-    monkeypatch.setattr(loading, "export_table", export_while_another_finishes)
+    monkeypatch.setattr(model_tables, "export_table", export_while_another_finishes)
     with load(demo) as loaded:
         assert ids == [loaded.table.table_id]
 
