@@ -10,9 +10,10 @@ import typer
 from models.errors import ConfigError
 from models.presets import preset
 from paging import Encoding
-from server.cli.output import num_bytes_text, print_facts
-from server.cli.progress import Progress
+from server.cli.output import print_facts
 from server.engine.choices import Dtype
+from server.progress import Progress
+from server.units import num_bytes_text
 
 
 class TableOf(StrEnum):

@@ -18,8 +18,8 @@ from server.cli.options import (
     TableOption,
 )
 from server.cli.output import print_facts, print_json
-from server.cli.progress import Progress
 from server.engine.choices import Device
+from server.progress import Progress
 
 
 def evaluate(

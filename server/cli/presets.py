@@ -2,7 +2,8 @@
 
 from models.presets import PRESETS
 from server.cli.options import JsonOption
-from server.cli.output import num_bytes_text, print_json, print_table
+from server.cli.output import print_json, print_table
+from server.units import num_bytes_text
 
 
 def presets(*, json: JsonOption = False) -> None:

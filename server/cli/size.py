@@ -18,8 +18,9 @@ from paging.frequencies import count_keys, save_counts
 from paging.simulation import CurvePoint, hit_rate_curve
 from server.cli import size_ids, size_plot
 from server.cli.options import JsonOption
-from server.cli.output import num_bytes_text, print_facts, print_json, print_table
-from server.cli.progress import Progress
+from server.cli.output import print_facts, print_json, print_table
+from server.progress import Progress
+from server.units import num_bytes_text
 
 
 def size(

@@ -11,8 +11,9 @@ import paging
 from models.bundled import resolve_model
 from paging import Encoding, load_manifest
 from server.cli.options import JsonOption, ModelArgument
-from server.cli.output import num_bytes_text, print_facts, print_json
-from server.cli.progress import Progress
+from server.cli.output import print_facts, print_json
+from server.progress import Progress
+from server.units import num_bytes_text
 
 
 def export_tol(

@@ -31,12 +31,12 @@ from server.cli.architecture import Base, Sizes, build_config
 from server.cli.interruption import Interruption
 from server.cli.origin import ORIGIN_FILE, Origin
 from server.cli.output import print_facts
-from server.cli.progress import Progress
 from server.cli.training_data import TOKENS_DIRECTORY, check_sources, prepare_shards, prepare_tokenizer
 from server.cli.training_display import TrainingDisplay
 from server.directories import data_directory
 from server.engine.choices import Device
 from server.engine.loading import torch_device
+from server.progress import Progress
 
 _INTERRUPTED = 130
 _ANY_VOCABULARY = 1 << 24

@@ -16,7 +16,7 @@ from models.errors import ConfigError
 from models.text import sample_text, total_bytes
 from models.tokenizer import TOKENIZER_FILE, load_tokenizer, save_tokenizer, train_tokenizer
 from server.cli.origin import Origin
-from server.cli.progress import Progress
+from server.progress import Progress
 
 TOKENS_DIRECTORY = "tokens"
 

@@ -17,8 +17,8 @@ from rich.progress import Progress as Bars
 from models.evaluation import Evaluation
 from models.recipe import TrainingConfig
 from models.training import StepResult
-from server.cli.output import duration_text
-from server.cli.progress import Progress
+from server.progress import Progress
+from server.units import duration_text
 
 _LINE_SECONDS = 30.0
 _MEAN_STEPS = 20

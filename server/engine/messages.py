@@ -44,7 +44,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag="request", omit_def
     cache_salt: str | None = None
     """Only requests with the same salt share cached prefixes."""
     return_tiers: bool = False
-    """Whether outputs say which tier each token's row came from."""
+    """Whether outputs say which tier each token's row came from, and each one what memory was used so far."""
 
 
 class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
@@ -120,7 +120,7 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, tag="output", omi
     error: str | None = None
     """What broke, for a person to read; only where a choice's `finish_reason` is `error`."""
     memory: MemoryUse | None = None
-    """Said with the last output, for all choices together."""
+    """Said with the last output, for all choices together; with every one where the request asked for tiers."""
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):

@@ -45,6 +45,7 @@ from server.engine.runner import Runner
 from server.engine.scheduler import Scheduler
 from server.engine.sequence_blocks import SequenceBlocks
 from server.engine.step_rows import StepRows
+from server.units import num_bytes_text
 
 OpenStorage = Callable[[Table, EngineConfig], Storage]
 """Opens what a table's rows are read through."""
@@ -326,7 +327,7 @@ def _granted(start: _Start) -> dict[str, str]:
         "sequences": f"{config.max_num_seqs} at once, {config.max_num_batched_tokens} tokens a step",
         "context": f"{start.max_model_len} tokens of the model's {start.model.config.max_position_embeddings}",
         "keys and values": (
-            f"{cache.num_blocks} blocks of {cache.block_size} positions, {_bytes(2 * cache.keys.nbytes)}; "
+            f"{cache.num_blocks} blocks of {cache.block_size} positions, {num_bytes_text(2 * cache.keys.nbytes)}; "
             f"asked for: {_asked(config.kv_cache_bytes)}"
         ),
     }
@@ -337,11 +338,11 @@ def _granted(start: _Start) -> dict[str, str]:
     given = [f"{name} {getattr(config, name)}" for name in DEVICE_BUDGETS if getattr(config, name) is not None]
     return granted | {
         "device tier": (
-            f"{stats.device_slots:,} of {table.num_rows:,} rows, {_bytes(stats.device_bytes)}; "
+            f"{stats.device_slots:,} of {table.num_rows:,} rows, {num_bytes_text(stats.device_bytes)}; "
             f"asked for: {given[0] if given else 'as many as there is memory for'}"
         ),
         "host tier": (
-            f"{stats.host_slots:,} rows, {_bytes(stats.host_bytes)}; asked for: {_asked(config.tol_host_bytes)}"
+            f"{stats.host_slots:,} rows, {num_bytes_text(stats.host_bytes)}; asked for: {_asked(config.tol_host_bytes)}"
         ),
         "storage": f"{start.storage.description}; asked for: {config.tol_storage or 'nothing'}",
         "policy": str(config.tol_policy),
@@ -365,8 +366,4 @@ def _table_facts(start: _Start) -> dict[str, str | int]:
 
 
 def _asked(num_bytes: int | None) -> str:
-    return "nothing" if num_bytes is None else _bytes(num_bytes)
-
-
-def _bytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 10**9 else f"{num_bytes / 1e6:.1f} MB"
+    return "nothing" if num_bytes is None else num_bytes_text(num_bytes)

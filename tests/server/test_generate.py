@@ -1,21 +1,20 @@
 import pytest
 
 from models.tokenizer import encode
-from server.engine import generation
-from server.engine.generation import FinishReason, GeneratedToken
+from server.engine.sampling import SampledTokens, Sampler
 
 
 @pytest.fixture
 def says(monkeypatch):
-    """Makes every model generate these token ids, after whatever prompt; the last one ends the text."""
+    """Makes every model generate these token ids, after whatever prompt, and then end the text."""
 
     def arrange(token_ids):
-        def generate(model, rows, prompt_ids, **options):
-            arrange.prompt_ids = prompt_ids
-            for index, token_id in enumerate(token_ids):
-                yield GeneratedToken(token_id, FinishReason.STOP if index == len(token_ids) - 1 else None)
+        def sample(self, logits_SV, sequences):
+            (sequence,) = sequences
+            arrange.prompt_ids = sequence.prompt_ids
+            return SampledTokens([[*token_ids, 0][sequence.position]], [None], {})
 
-        monkeypatch.setattr(generation, "generate", generate)
+        monkeypatch.setattr(Sampler, "sample", sample)
 
     return arrange
 
@@ -67,7 +66,8 @@ def test_a_paged_memory_says_no_more_than_another(tolbooth, memory_model):
 
 
 def test_device_rows_without_a_paged_memory_are_a_mistake(fails, memory_model):
-    assert "not paged" in fails("generate", memory_model, "--prompt", "Once", "--device-rows", 9)
+    command = ("generate", memory_model, "--prompt", "Once", "--memory", "mapped", "--device-rows", 9)
+    assert "not paged" in fails(*command)
 
 
 def test_too_few_device_rows_are_a_mistake_that_says_how_many_are_needed(tolbooth, fails, memory_model):
@@ -77,7 +77,7 @@ def test_too_few_device_rows_are_a_mistake_that_says_how_many_are_needed(tolboot
 
 
 def test_text_goes_to_stdout_and_a_line_ends_it(tolbooth, dense_model, says, tokenizer):
-    says([*encode(tokenizer, " a time"), 0])
+    says(encode(tokenizer, " a time"))
     assert " a time\n" == tolbooth("generate", dense_model, "--prompt", "Once upon").out
 
 
@@ -86,13 +86,13 @@ def test_characters_of_several_tokens_come_whole(tolbooth, dense_model, says, to
     assert "日本語 é 😀" == tolbooth("generate", dense_model, "--prompt", "x", "--json").json["text"]
 
 
-def test_a_character_cut_off_is_left_out(tolbooth, dense_model, says, tokenizer):
+def test_a_character_cut_off_is_marked(tolbooth, dense_model, says, tokenizer):
     says(encode(tokenizer, "ab日")[:-1])
-    assert "ab" == tolbooth("generate", dense_model, "--prompt", "x", "--json").json["text"]
+    assert "ab\N{REPLACEMENT CHARACTER}" == tolbooth("generate", dense_model, "--prompt", "x", "--json").json["text"]
 
 
 def test_special_tokens_are_not_text(tolbooth, dense_model, says, tokenizer):
-    says([*encode(tokenizer, "The end."), 0])
+    says(encode(tokenizer, "The end."))
     result = tolbooth("generate", dense_model, "--prompt", "x", "--json").json
     assert ("The end.", "stop", 0) == (result["text"], result["finish_reason"], result["token_ids"][-1])
 
@@ -124,7 +124,7 @@ def test_a_missing_table_names_the_command_that_makes_it(fails, memory_model):
 
 
 def test_a_prompt_that_fills_the_context_is_a_mistake(fails, dense_model):
-    assert "context is 64" in fails("generate", dense_model, "--prompt", "gate " * 200)
+    assert "the model takes 64" in fails("generate", dense_model, "--prompt", "gate " * 200)
 
 
 def test_without_a_seed_texts_differ(tolbooth, dense_model):

@@ -3,9 +3,9 @@ import pytest
 from models.evaluation import Evaluation
 from models.recipe import TrainingConfig
 from models.training import StepResult
-from server.cli.output import duration_text, num_bytes_text
-from server.cli.progress import Progress
 from server.cli.training_display import TrainingDisplay
+from server.progress import Progress
+from server.units import duration_text, num_bytes_text
 
 
 class Clock:

@@ -5,7 +5,6 @@ from server.engine.sampling.errors import ScoresError
 from server.engine.sampling.logprobs import prompt_logprobs
 from server.engine.sampling.sampler import SampledTokens, Sampler
 from server.engine.sampling.sequence import SampledSequence
-from server.engine.sampling.single import sample
 
 __all__ = [
     "SampledSequence",
@@ -14,5 +13,4 @@ __all__ = [
     "ScoresError",
     "check_params",
     "prompt_logprobs",
-    "sample",
 ]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from server.cli.output import duration_text
+from server.units import duration_text
 
 _QUIET_SECONDS = 1.0
 _LINE_SHARE = 0.1
