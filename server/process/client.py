@@ -25,6 +25,7 @@ ProgressCallback = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
 
 _MAX_UNSENT_BYTES = 64 * 2**20
+"""Requests that the engine has not read yet, beyond which no more are taken."""
 
 
 class EngineClient:
@@ -130,7 +131,7 @@ class EngineClient:
         finally:
             for request_id in self._streams:
                 self._send(Abort(request_id=request_id))
-            self._fail(self._streams, EngineDiedError("the server stops; the request was not finished"))
+            self._fail(self._streams, lambda: EngineDiedError("the server stops; the request was not finished"))
             await self._supervisor.stop()
 
     def submit(self, request: Request) -> RequestStream:
@@ -170,7 +171,12 @@ class EngineClient:
         self._forget_if_over(stream)
 
     async def refresh_stats(self, timeout: float) -> EngineStats | None:  # noqa: ASYNC109 a time-out is no error here
-        """Ask the engine for a snapshot, wait for the next one `timeout` seconds at most, and return `stats`."""
+        """Ask the engine for a snapshot, wait for the next one `timeout` seconds at most, and return `stats`.
+
+        Returns at once where no engine is ready.
+        """
+        if self.state is not EngineState.READY:
+            return self.stats
         self._stats_came.clear()
         self._send(StatsQuery())
         try:
@@ -191,7 +197,7 @@ class EngineClient:
             case EngineStats():
                 self._take_stats(message)
             case Refused():
-                self._fail([message.request_id], _refusal(message))
+                self._fail([message.request_id], lambda: _refusal(message))
             case EngineInfo():
                 self._info = message
             case Progress() if self._on_progress is not None:
@@ -213,12 +219,12 @@ class EngineClient:
 
     def _note_death(self, reason: str) -> None:
         self._totals.end_engine()
-        self._fail(self._streams, EngineDiedError(f"{reason}; the request was not finished"))
+        self._fail(self._streams, lambda: EngineDiedError(f"{reason}; the request was not finished"))
 
-    def _fail(self, request_ids: Iterable[str], error: Exception) -> None:
+    def _fail(self, request_ids: Iterable[str], error: Callable[[], Exception]) -> None:
         for request_id in list(request_ids):
             if (stream := self._streams.get(request_id)) is not None:
-                stream.fail(error)
+                stream.fail(error())
                 self._forget_if_over(stream)
 
     def _forget_if_over(self, stream: RequestStream) -> None:

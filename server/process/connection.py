@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+from typing import NoReturn
 
 import msgspec
 
@@ -61,7 +62,7 @@ class Connection:
         return message
 
     def wake(self) -> None:
-        """Make `receive` return; safe in a signal handler, since SimpleQueue is reentrant."""
+        """Make `receive` return."""
         self._inbox.put(None)
 
     def close(self, timeout: float) -> None:
@@ -114,7 +115,7 @@ class _Addressed(msgspec.Struct):
     request_id: str
 
 
-def exit_at_once() -> None:
-    """End this process without any cleaning up."""
+def exit_at_once(code: int) -> NoReturn:
+    """End this process from any of its threads, without cleaning up."""
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(code)

@@ -56,8 +56,8 @@ class Backoff:
 class Supervisor:
     """One engine process after another.
 
-    on_message: called with each message but a `Fatal`, in order. on_end: called with the reason when messages have ended, or no more
-    are expected. stalled: returns the seconds without progress, while there should be some.
+    on_message: called with each message but a `Fatal`, in order. on_end: called with the reason when no more come, more
+    than once perhaps. stalled: returns the seconds without progress, 0 while none is due.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Supervisor:
         try:
             if self._stopping.is_set():
                 process.terminate()
-            reason, last = await self._receive(process, started)
+            reason, was_told = await self._receive(process, started)
             self._enter(EngineState.DOWN)
             if reason is not None:
                 self._on_end(reason)  # before the exit, which may take a while
@@ -161,27 +161,27 @@ class Supervisor:
         finally:
             process.kill()
             self.process = None
-        is_fatal = not self._was_ready and (last is not None or code == _MISTAKE)
+        is_fatal = not self._was_ready and (was_told or code == _MISTAKE)
         self._note_end(reason or _exit_reason(code), is_fatal=is_fatal)
 
-    async def _receive(self, process: EngineProcess, started: float) -> tuple[str | None, Fatal | None]:
-        """Hand on messages until they end; return why they did as far as can be told, and the process's last word."""
+    async def _receive(self, process: EngineProcess, started: float) -> tuple[str | None, bool]:
+        """Hand on messages until they end; return why they did, if that is known, and whether the process said so."""
         watch = asyncio.create_task(self._watch(process))
         try:
             while (message := await process.receive()) is not None:
                 if isinstance(message, Fatal):
-                    return message.message, message
+                    return message.message, True
                 self._on_message(message)
                 if isinstance(message, EngineInfo):
                     self._note_ready(started)
         except FrameError as error:
-            return f"the engine sent what is no message: {error}", None
+            return f"the engine sent what is no message: {error}", False
         finally:
             was_hung = watch.done()
             watch.cancel()
         if was_hung:
-            return f"the engine made no progress for {self._stall_timeout:g} s and was killed", None
-        return None, None
+            return f"the engine made no progress for {self._stall_timeout:g} s and was killed", False
+        return None, False
 
     async def _watch(self, process: EngineProcess) -> None:
         """Kill the process when it hangs."""
@@ -202,9 +202,8 @@ class Supervisor:
             self._num_deaths = 0
         self._num_deaths += 1
         self._ready_since = 0.0
-        self.is_fatal = is_fatal
         if not self._stopping.is_set():
-            self.failure = reason
+            self.failure, self.is_fatal = reason, is_fatal
         self._on_end(reason)
 
     def _enter(self, state: EngineState) -> None:

@@ -2,9 +2,9 @@
 
     python -m server.process.worker --fd N
 
-N is a connected stream socket, inherited. It exits at once when the other end is closed, so that it never outlives who
-started it. SIGTERM ends it after closing the engine; SIGINT, which a terminal sends to every process of a command, is
-left to the one that decides. SIGUSR1 writes every thread's traceback to stderr.
+N is a connected stream socket, inherited. The process exits at once when the other end is closed, so that it never
+outlives who started it. SIGTERM ends it after closing the engine, or at once while it loads. SIGINT, which a terminal
+sends to every process of a command, is left to the one that decides. SIGUSR1 writes every thread's traceback to stderr.
 
 | exit code | meaning                                                                 |
 |-----------|-------------------------------------------------------------------------|
@@ -87,6 +87,7 @@ def load_engine(config: EngineConfig, on_progress: ProgressCallback) -> tuple[En
 def serve_engine(fd: int, make_engine: MakeEngine = load_engine) -> int:
     """Serve an engine on the socket `fd` until the end; return the exit code. To be called on the main thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in threads to come too; one of them waits for it
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     sock = socket.socket(fileno=fd)
@@ -105,7 +106,7 @@ class _Worker:
 
     def run(self, config: bytes, make_engine: MakeEngine) -> int:
         """Load an engine, serve it, close it."""
-        signal.signal(signal.SIGTERM, self._terminate)
+        threading.Thread(target=self._await_sigterm, name="engine-sigterm", daemon=True).start()
         try:
             engine, info = make_engine(
                 from_payload(config, msgspec.msgpack.Decoder(EngineConfig)), _Reporter(self._connection.send)
@@ -186,11 +187,14 @@ class _Worker:
         self._connection.wake()
         if self._engine is not None:
             threading.Event().wait(_LAST_WAIT)
-        exit_at_once()
+        exit_at_once(BROKEN)
 
-    def _terminate(self, _signal: int, _frame: object) -> None:
+    def _await_sigterm(self) -> None:
+        # A thread that waits for it: a handler would not run before the main thread's next wait has timed out, if the
+        # signal came just before that began.
+        signal.sigwait({signal.SIGTERM})
         if self._engine is None:
-            raise SystemExit(OK)  # out of whatever loading does, which cleans up
+            exit_at_once(OK)
         self._is_ending = True
         self._connection.wake()
 

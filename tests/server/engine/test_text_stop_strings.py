@@ -108,3 +108,12 @@ def test_a_replacement_character_at_the_end_can_complete_a_stop_string():
     (first, *_) = ids_of("🦜")
     deltas = run(byte_level(), [[*ids_of("a"), first]], params=params_with("a\ufffd"))
     assert ("", "a\ufffd") == (text_of(deltas), deltas[-1].stop_string)
+
+
+def test_no_more_is_held_back_than_may_begin_a_stop_string():
+    choice = ChoiceText(byte_level(), [], params_with("ab" * 20 + "!"))
+    held = []
+    for token_id in ids_of(*"ab" * 500):
+        choice.push([token_id], is_last=False)
+        held.append(len(choice._held))
+    assert 40 == max(held)
