@@ -1,0 +1,92 @@
+"""A paged memory whose time passes when the test says so: a real pager over a storage that answers by a fake clock."""
+
+import math
+
+import numpy as np
+import torch
+
+from server.engine.row_memory import PagedMemory
+from tests.paging.pager_fakes import Clock, StepStorage, make_pager, payload, random_rows
+
+
+class ClockedStorage(StepStorage):
+    """Rows in memory; a read ends so many seconds after it began, by the row. Infinity: when the test says so."""
+
+    def __init__(self, rows, clock, delay, *, queue_depth):
+        super().__init__(rows, clock, queue_depth)
+        self.delay = delay
+        self.due = {}
+
+    def submit(self, reads, completions):
+        super().submit(reads, completions)
+        for read in reads:
+            self.due[read] = self.clock() + self.delay(read.row)
+
+    def next_due(self):
+        return min((self.due[read] for read, _ in self.under_way), default=math.inf)
+
+    def end_due(self):
+        for index, (read, _) in reversed([*enumerate(self.under_way)]):
+            if self.due[read] <= self.clock():
+                self.end(index)
+
+    def let_go(self):
+        """Let every row come at once from now on, those that are on their way too."""
+        self.delay = lambda _: 0.0
+        self.due = {read: self.clock() for read, _ in self.under_way}
+        self.end_due()
+
+
+class FakeBatch:
+    """The rows of a step, for a fake model to look at."""
+
+    def __init__(self, memory, leases):
+        self.memory, self.leases = memory, leases
+
+    def check(self, ids):
+        """See that these are the rows of so many tokens, in their order."""
+        assert all(lease.is_ready for lease in self.leases), "a row is not there"
+        assert ids == [key for lease in self.leases for key in lease.keys.tolist()]
+        for lease in self.leases:
+            assert np.array_equal(payload(self.memory.pager, lease), self.memory.storage.rows[lease.keys])
+
+
+class FakeMemory(PagedMemory):
+    """Rows of a real pager; whoever waits for them makes the clock go on."""
+
+    def __init__(self, num_slots, *, num_rows=24, host_slots=0, queue_depth=8, delay=0.0):
+        """delay: seconds that a read takes, a number or a function of the row."""
+        self.clock = Clock()
+        delays = delay if callable(delay) else lambda _: delay
+        self.storage = ClockedStorage(random_rows(num_rows), self.clock, delays, queue_depth=queue_depth)
+        pager = make_pager(num_slots, host_slots=host_slots, clock=self.clock, min_leasable=num_slots)
+        pager.attach(self.storage)
+        super().__init__(pager, dtype=torch.float32)
+        self.poll = self._poll
+        self.wait_for = self._wait_for
+        self.wait_any = self._wait_any
+        self.idle = self._idle
+
+    def rows(self, leases):
+        return FakeBatch(self, leases)
+
+    def _poll(self):
+        self.storage.end_due()
+        self.pager.poll()
+
+    def _wait_for(self, leases, timeout):
+        self._pass_while(lambda: any(lease.is_waiting for lease in leases), timeout)
+
+    def _wait_any(self, leases, timeout):
+        self._pass_while(lambda: bool(leases) and all(lease.is_waiting for lease in leases), timeout)
+
+    def _idle(self, timeout):
+        self._pass_while(lambda: True, timeout)
+
+    def _pass_while(self, is_waiting, timeout):
+        """Like the pager: as long as something is under way, to the end of the time at most."""
+        end = self.clock() + timeout
+        self._poll()
+        while is_waiting() and self.clock() < end and self.storage.under_way:
+            self.clock.now = min(end, max(self.clock(), self.storage.next_due()))
+            self._poll()
