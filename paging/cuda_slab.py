@@ -38,6 +38,9 @@ class PinnedSlab(HostSlab):
                 "host budget"
             )
 
+    def populate(self) -> None:
+        """Do nothing: what is pinned is there."""
+
     def close(self) -> None:
         """Pin the memory no longer; nothing may be copied from it any more."""
         torch.cuda.cudart().cudaHostUnregister(self._address)  # type: ignore[no-untyped-call]
@@ -79,6 +82,9 @@ class CudaSlab:
     def num_bytes(self) -> int:
         """The GPU's memory that the slots and the map take."""
         return self.payload_SR.nbytes + self.slot_of_key_K.nbytes
+
+    def populate(self) -> None:
+        """Do nothing: a GPU's memory is there once it is allocated."""
 
     def copy_in(self, slots_N: Slots, source: HostSlab, source_slots_N: Slots) -> CudaCopy:
         """Queue copies from the host tier, behind the steps that may still be reading the slots."""

@@ -3,6 +3,7 @@
 Knows keys; knows nothing of leases or of bytes.
 """
 
+from collections import OrderedDict
 from collections.abc import Container, Iterable
 
 import numpy as np
@@ -21,8 +22,9 @@ class Demand:
         """Waiting leases that were promised a row, int32 [num_keys]."""
         self.unplaced: set[int] = set()
         """Promised rows that have no slot on the device, not even to land in."""
-        self._unread: dict[int, None] = {}
-        self._in_host: dict[int, None] = {}
+        # A plain dictionary walks over what was taken from its front each time that more is.
+        self._unread: OrderedDict[int, None] = OrderedDict()
+        self._in_host: OrderedDict[int, None] = OrderedDict()
 
     def grow(self, num_keys: int) -> None:
         """Make room for keys below `num_keys`."""
@@ -50,8 +52,7 @@ class Demand:
         """Return the next rows to read, at most `count`, in the order they were asked for; none that is in `skip`."""
         taken: list[int] = []
         while self._unread and len(taken) < count:
-            key = next(iter(self._unread))
-            del self._unread[key]
+            key, _ = self._unread.popitem(last=False)
             # Promises may have ended since the row was queued, and a prefetch may be reading it.
             if key in self.unplaced and key not in skip:
                 taken.append(key)

@@ -1,8 +1,8 @@
 """The pager: rows of tables far larger than memory, held in tiers of slots and leased to batches.
 
-Knows row keys, tiers and budgets; knows nothing of tokens, models or requests. One thread calls every method; I/O
-threads only fill buffers, and what they read is taken over in `poll`. Nothing blocks except `wait`, `detach` and
-`close`.
+Knows row keys, tiers and budgets; knows nothing of tokens, models or requests. One thread calls every method
+(`populate` apart); I/O threads only fill buffers, and what they read is taken over in `poll`. Nothing blocks except
+`wait` and its like, `populate`, `detach` and `close`.
 
 | module                | part                                                               |
 |-----------------------|--------------------------------------------------------------------|
@@ -87,6 +87,16 @@ class Pager:
         self._clock = clock
         self._slab, self._device, self._admission = slab, self._parts.device, self._parts.admission
         self._recent, self._counters, self._granted = self._parts.recent, self._parts.counters, self._parts.granted
+
+    def populate(self) -> None:
+        """Take the slots' memory from the system now, so that first reads need not; for whoever serves for long.
+
+        Blocks, for seconds where there is much of it; the one method that any thread may call, once, while others go
+        on. Raises `BudgetError` where there is not so much memory.
+        """
+        self._slab.populate()
+        if self._parts.host is not None:
+            self._parts.host.slab.populate()
 
     def attach(self, storage: Storage) -> KeyRange:
         """Give a storage's rows keys: the first stretch that is free, so that the base table's start at 0."""
@@ -187,12 +197,12 @@ class Pager:
     def wait_for(self, leases: Sequence[Lease], timeout: float) -> None:
         """Poll until none of these leases waits any more, or as `wait` says."""
         if any(lease.is_waiting for lease in leases):
-            self._progress.wait_while(lambda: any(lease.is_waiting for lease in leases), timeout)
+            self._progress.wait(leases, timeout, enough=len(leases))
 
     def wait_any(self, leases: Sequence[Lease], timeout: float) -> None:
         """Poll until one of these leases does not wait any more, or as `wait` says."""
         if leases and all(lease.is_waiting for lease in leases):
-            self._progress.wait_while(lambda: all(lease.is_waiting for lease in leases), timeout)
+            self._progress.wait(leases, timeout, enough=1)
 
     def poll(self) -> None:
         """Take over what has been read, grant or fail the leases that waited for it, and start further reads."""

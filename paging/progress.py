@@ -3,11 +3,12 @@
 Knows the order of these steps; each is another part's business.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from paging.admission import Waiter
+from paging.lease import Lease
 from paging.parts import Parts
 
 _COPY_POLL = 200e-6
@@ -39,19 +40,20 @@ class Progress:
         if ready := self._parts.loader.fill(demand_only=admission.is_full):
             self._grant(admission.arrive(ready))
 
-    def wait_while(self, is_waiting: Callable[[], bool], timeout: float) -> None:
-        """Poll while `is_waiting` and something is under way that may end it, at most `timeout` seconds."""
+    def wait(self, leases: Sequence[Lease], timeout: float, *, enough: int) -> None:
+        """Poll until so many of these leases wait no more, or nothing is under way; at most `timeout` seconds."""
         start = self._clock()
         while True:
             self.poll()
+            waiting = [lease for lease in leases if lease.is_waiting]
             left = start + timeout - self._clock()
-            if left <= 0 or not is_waiting():
+            if left <= 0 or len(leases) - len(waiting) >= enough:
                 break
             if self._parts.loader.is_copying:
                 left = min(left, _COPY_POLL)
             elif not self._parts.reads.under_way:
                 break
-            self._parts.reads.wait(left)
+            self._parts.reads.wait(left, most=min(len(lease.missing) for lease in waiting))
         self._parts.counters.stall_seconds += self._clock() - start
 
     def idle(self, timeout: float) -> None:

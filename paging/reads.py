@@ -17,6 +17,8 @@ from paging.storage.protocol import Completions, Read, Storage
 
 _LONGEST_WAIT = 3600.0
 """Seconds; locks do not take any number. Whoever waits looks again and waits on."""
+_REFILL_SHARE = 4
+"""One in so many of the reads under way may end before further ones are started."""
 
 
 class Origin(Enum):
@@ -139,9 +141,10 @@ class Reads:
                 self._counters.read_errors_by_cause[fetch.read.error.kind] += 1
         return ended
 
-    def wait(self, timeout: float) -> None:
-        """Sleep until a read has ended, at most `timeout` seconds."""
-        self._completions.wait(min(timeout, _LONGEST_WAIT))
+    def wait(self, timeout: float, *, most: int = 1) -> None:
+        """Sleep until reads have ended, at most `timeout` seconds: `most` of them, but enough to keep storages busy."""
+        refill = len(self.under_way) // _REFILL_SHARE
+        self._completions.wait(min(timeout, _LONGEST_WAIT), num_reads=max(1, min(most, refill)))
 
     def expect(self, keys: Iterable[int], *, num_queued: int) -> float:
         """Return the seconds until those of `keys` that are being read are there, and `num_queued` more reads after.

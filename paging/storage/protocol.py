@@ -42,11 +42,12 @@ class Completions:
     def __init__(self) -> None:
         self._reads: deque[Read] = deque()
         self._arrival = threading.Event()
+        self._num_wanted = 1
 
     def put(self, read: Read) -> None:
         """Hand in a read that has its result."""
         self._reads.append(read)
-        if not self._arrival.is_set():
+        if len(self._reads) >= self._num_wanted and not self._arrival.is_set():
             self._arrival.set()
 
     def drain(self) -> list[Read]:
@@ -57,15 +58,19 @@ class Completions:
             reads.append(self._reads.popleft())
         return reads
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until there is something to drain, at most `timeout` seconds; return whether there is."""
+    def wait(self, timeout: float | None = None, *, num_reads: int = 1) -> bool:
+        """Wait until there are so many reads to drain, at most `timeout` seconds; return whether there are.
+
+        The owner is woken once for all of them: each time costs the threads that read as much as a row.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._reads:
+        self._num_wanted = num_reads  # before looking: a read that comes in meanwhile sees it
+        while len(self._reads) < num_reads:
             if not self._arrival.wait(None if deadline is None else deadline - time.monotonic()):
                 break
-            if not self._reads:  # set by a read that has been drained already
+            if len(self._reads) < num_reads:  # set by a read that has been drained already, or for fewer
                 self._arrival.clear()
-        return bool(self._reads)
+        return len(self._reads) >= num_reads
 
 
 class Storage(Protocol):

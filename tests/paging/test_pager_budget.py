@@ -1,8 +1,14 @@
+import contextlib
+import ctypes
+import errno
+from types import SimpleNamespace
+
 import pytest
 
 from paging import BudgetError
 from paging.budget import Budget
 from paging.slab import HostSlab
+from tests.paging.pager_fakes import make_pager
 
 
 @pytest.mark.parametrize(
@@ -56,3 +62,31 @@ def test_slots_are_aligned_for_direct_reads(row_bytes):
     assert (0, 0) == (slab.rows_SB.ctypes.data % 4_096, slab.slot_bytes % 512)
     assert row_bytes <= len(slab.buffer(2)) == slab.slot_bytes
     assert (3, row_bytes) == tuple(slab.payload_SR.shape)
+
+
+@pytest.mark.parametrize("num_slots", [0, 1, 300])
+def test_what_is_in_the_slots_stays_when_their_memory_is_taken(num_slots):
+    slab = HostSlab(num_slots, 4_096)
+    slab.rows_SB[:] = 7
+    slab.populate()
+    assert (slab.rows_SB == 7).all()
+
+
+@pytest.mark.parametrize(("code", "is_fault"), [(errno.ENOMEM, True), (errno.EINVAL, False)])
+def test_memory_that_cannot_be_taken_is_a_fault_and_a_kernel_that_cannot_is_none(monkeypatch, code, is_fault):
+    def refuse(*_arguments):
+        ctypes.set_errno(code)
+        return -1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace(madvise=refuse))
+    slab = HostSlab(3, 4_096)
+    with pytest.raises(BudgetError, match="12288 bytes") if is_fault else contextlib.nullcontext():
+        slab.populate()
+
+
+@pytest.mark.parametrize("host_slots", [0, 3])
+def test_a_pager_takes_the_memory_of_both_tiers(monkeypatch, host_slots):
+    taken = []
+    monkeypatch.setattr(HostSlab, "populate", lambda slab: taken.append(slab.num_slots))
+    make_pager(2, host_slots=host_slots).populate()
+    assert [2, host_slots][: 1 + bool(host_slots)] == taken
