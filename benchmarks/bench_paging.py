@@ -89,11 +89,13 @@ def cold_reads(directory: Path, rounds: int) -> Comparison:
     with Table.open(directory) as table:
         geometry, num_rows = table.geometry, table.num_rows
 
-    def paged(kind: StorageKind) -> Callable[[], float]:
+    def paged(kind: StorageKind, *, populate: bool = True) -> Callable[[], float]:
         def run() -> float:
             keys = generator.choice(num_rows, COLD_ROWS, replace=False)
             storage = open_storage(directory, kind)
             pager = open_pager(storage, geometry, device_budget=Budget(num_rows=COLD_ROWS))
+            if populate:  # as in a server that has run for a while
+                pager.populate()
             started = time.perf_counter()
             lease = pager.lease(keys)
             if not pager.wait(lease, 120):
@@ -118,16 +120,17 @@ def cold_reads(directory: Path, rounds: int) -> Comparison:
 
     arms = [
         Arm(name="direct (the default)", run=paged("direct"), prepare=drop_page_cache),
+        Arm(name="direct, slots never used", run=paged("direct", populate=False), prepare=drop_page_cache),
         Arm(name="mapped", run=paged("mapped"), prepare=drop_page_cache),
         Arm(name="memory map touched row by row", run=touched, prepare=drop_page_cache),
     ]
     if shutil.which("fio"):
-        path = min(directory.glob("rows-*.safetensors"))
-        arms.insert(0, Arm(name="fio", run=lambda: fio_rate(path, geometry.row_stride), prepare=drop_page_cache))
+        shards = sorted(directory.glob("rows-*.safetensors"))
+        arms.insert(0, Arm(name="fio", run=lambda: fio_rate(shards, geometry.row_stride), prepare=drop_page_cache))
     conditions = {
         "rows in one call": f"{COLD_ROWS:,} different random ones of {num_rows:,}, {geometry.row_stride:,} B each",
         "touched row by row": f"{TOUCHED_ROWS} a round",
-        "fio": "io_uring, depth 32, O_DIRECT, as many bytes, one shard",
+        "fio": "io_uring, depth 32, O_DIRECT, as many rows at random places of all shards",
         "host tier": "none",
         "miss rate": "1",
     }
@@ -140,16 +143,21 @@ def mapped(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ | mmap.PROT_WRITE, flags=mmap.MAP_PRIVATE)
 
 
-def fio_rate(path: Path, row_bytes: int) -> float:
-    """Return the rows per second that fio reads from a shard."""
-    size = (path.stat().st_size - 4096) // row_bytes * row_bytes
+def fio_rate(shards: list[Path], row_bytes: int) -> float:
+    """Return the rows per second that fio reads from a table's shards, each row at a random place of a random shard."""
+    # fio shares the size out evenly, so all shards count as long as the shortest.
+    size = len(shards) * ((min(path.stat().st_size for path in shards) - 4096) // row_bytes * row_bytes)
     command = [
-        *("fio", "--name=rows", f"--filename={path}", "--readonly", "--rw=randread", f"--bs={row_bytes}"),
-        *("--offset=4096", f"--size={size}", f"--io_size={COLD_ROWS * row_bytes}", "--ioengine=io_uring"),
-        *("--iodepth=32", "--direct=1", "--randrepeat=0", "--thread", "--output-format=json"),
+        *("fio", "--name=rows", f"--filename={':'.join(map(str, shards))}", f"--nrfiles={len(shards)}", "--readonly"),
+        *("--rw=randread", "--file_service_type=random", f"--bs={row_bytes}", "--offset=4096", f"--size={size}"),
+        *(f"--io_size={COLD_ROWS * row_bytes}", "--ioengine=io_uring", "--iodepth=32", "--direct=1"),
+        *("--randrepeat=0", "--thread", "--output-format=json"),
     ]
     done = subprocess.run(command, capture_output=True, check=True, timeout=120)  # noqa: S603 a fixed program
-    return float(json.loads(done.stdout)["jobs"][0]["read"]["iops"])
+    read = json.loads(done.stdout)["jobs"][0]["read"]
+    if read["total_ios"] != COLD_ROWS:
+        raise RuntimeError(f"fio read {read['total_ios']} rows in place of {COLD_ROWS}")
+    return float(read["iops"])
 
 
 def lease_cost() -> dict[str, float]:
