@@ -79,7 +79,6 @@ def _serve(config: "ServerConfig") -> bool:
     listener = open_socket(config)
     try:
         url = base_url(config, listener)
-        _print({"model": f"{', '.join(names)} ({directory})", "listening": f"{url}, loading"})
         lines = StartupLines()
 
         def on_ready(info: "EngineInfo") -> None:
@@ -89,6 +88,7 @@ def _serve(config: "ServerConfig") -> bool:
 
         engine = EngineClient(msgspec.structs.replace(config.engine, model=str(directory)), on_progress=lines.update)
         serving = Serving(config, model, engine, listener, on_ready=on_ready, on_drain=_say_draining)
+        _print({"model": f"{', '.join(names)} ({directory})", "listening": f"{url}, loading"})
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serving.run())
     finally:

@@ -26,7 +26,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def call(**arguments: Any) -> None:
         flags = {option.name: arguments.pop(option.name) for option in options}
-        command(**arguments, flags={name: value for name, value in flags.items() if value not in {None, ()}})
+        command(**arguments, flags={name: value for name, value in flags.items() if value is not None})
 
     own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name != "flags"]
     parameters = [*own, *options]

@@ -24,6 +24,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     memory: Memory | None = None
     """Where rows come from; None: paged where the model has a memory."""
     device: Device = Device.AUTO
+    """Where the model runs."""
     dtype: Dtype | None = None
     """None: fp32 on the CPU, bf16 on CUDA."""
     threads: int | None = None
@@ -49,8 +50,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The device tier's budget; at most one of bytes, rows and fraction. None: the whole table where it fits beside
     weights, keys and values, else what is left."""
     tol_device_rows: int | None = None
+    """The same in rows."""
     tol_device_fraction: float | None = None
-    """Of the table's rows."""
+    """The same as a share of the table's rows."""
     tol_host_bytes: int | None = None
     """The host tier's budget, staging included; None: no host tier on the CPU, what reads in flight need on CUDA."""
     tol_storage: StorageKind | None = None

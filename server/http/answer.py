@@ -8,15 +8,17 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server.http.choice import Gain
 from server.http.errors import ApiError, as_api_error, internal_error, invalid
 from server.http.form import Form, encode_json, error_frames
 from server.http.record import Record, record_of
+
+if TYPE_CHECKING:
+    from server.http.choice import Gain
 
 _LAST_WORD_SECONDS = 5.0
 """A client that does not read gets no error event after so long."""

@@ -2,6 +2,7 @@
 
 | layer                 | from the outside in                                        |
 |-----------------------|------------------------------------------------------------|
+| `RootPath`            | the path under which a proxy shows all this                |
 | `AccessLog`           | the request's id, its line in the log                      |
 | `CORSMiddleware`      | which web pages may call; only where origins are named     |
 | `ErrorGuard`          | exceptions become answers                                  |
@@ -27,6 +28,7 @@ from server.http.error_guard import ErrorGuard, answer_http_exception
 from server.http.lifecycle import LifecycleMiddleware
 from server.http.models import models_router
 from server.http.openapi import describe_app
+from server.http.paths import RootPath
 from server.http.service import Service
 from server.http.tokenize import tokenize_router
 from server.http.watching import watching_router
@@ -36,7 +38,10 @@ def create_app(service: Service, *, write_log: Callable[[str], None] = write_to_
     """Return the application over a server's parts; `ConfigError` for keys that cannot be read."""
     config = service.config
     api_keys, admin_keys = load_keys(config)
-    layers = [Middleware(AccessLog, write=write_log, form=config.log_format)]
+    layers = [
+        Middleware(RootPath, root_path=config.root_path),
+        Middleware(AccessLog, write=write_log, form=config.log_format),
+    ]
     if config.cors_origins:
         layers.append(
             Middleware(
@@ -55,7 +60,6 @@ def create_app(service: Service, *, write_log: Callable[[str], None] = write_to_
     app = FastAPI(
         title="Tolbooth",
         version=importlib.metadata.version("tolbooth"),
-        root_path=config.root_path,
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,

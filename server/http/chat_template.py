@@ -93,7 +93,9 @@ class ChatTemplate:
     def _marked(self, text: str, mark: str) -> str:
         for character in self._first_characters:
             text = text.replace(character, character + mark)
-        return mark + text if text else text
+        # Behind the spaces, which templates take away.
+        stripped = text.lstrip()
+        return text[: len(text) - len(stripped)] + mark + stripped if stripped else text
 
     def _render(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
         pieces, room = [], self._max_chars

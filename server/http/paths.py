@@ -1,6 +1,6 @@
 """Which route a request is for, and which are there for watching the server rather than using it."""
 
-from starlette.types import Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 METRICS = "/metrics"
 WATCHING = frozenset({"/health", "/version", METRICS})
@@ -12,3 +12,20 @@ def route_path(scope: Scope) -> str:
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
+
+
+class RootPath:
+    """Says to everything further in under which path a proxy shows the server, whether the proxy takes it off or not."""
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self.app = app
+        self.root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] == "http" and self.root_path:
+            path: str = scope["path"]
+            if not path.startswith(f"{self.root_path}/"):
+                path = self.root_path + path
+            scope = {**scope, "root_path": self.root_path, "path": path}
+        await self.app(scope, receive, send)

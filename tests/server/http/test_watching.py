@@ -1,0 +1,125 @@
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from server.process.client import EngineState
+from tests.server.http.conftest import error_of
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_health_is_well_while_the_engine_is(client):
+    response = await client.get("/health")
+    assert (200, {"status": "ready", "model": "toy"}) == (response.status_code, response.json())
+
+
+@pytest.mark.parametrize("state", ["starting", "down", "stopped"])
+async def test_health_is_not_well_while_the_engine_is_not(client, engine, state):
+    engine.state = EngineState(state)
+    response = await client.get("/health")
+    assert (503, state) == (response.status_code, response.json()["status"])
+
+
+async def test_health_is_not_well_while_draining(client, lifecycle):
+    lifecycle.drain()
+    response = await client.get("/health")
+    assert (503, "draining") == (response.status_code, response.json()["status"])
+
+
+async def test_a_draining_server_takes_no_requests(client, lifecycle):
+    lifecycle.drain()
+    response = await client.post("/v1/completions", json={"prompt": "x"})
+    assert "draining" == error_of(response, 503)["code"]
+    assert ("5", "close") == (response.headers["retry-after"], response.headers["connection"])
+
+
+async def figures(client):
+    response = await client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    samples = [sample for family in text_string_to_metric_families(response.text) for sample in family.samples]
+    return {sample.name: sample.value for sample in samples}
+
+
+async def test_metrics_are_those_of_the_engine(client):
+    found = await figures(client)
+    expected = {
+        "tolbooth_requests_running": 2,
+        "tolbooth_requests_waiting": 3,
+        "tolbooth_generation_tokens_total": 77,
+        "tolbooth_prompt_tokens_total": 10,
+        "tolbooth_engine_up": 1,
+        "tolbooth_engine_restarts_total": 0,
+        "tolbooth_tol_major_faults_total": 1,
+        "tolbooth_tol_bytes_read_total": 4096,
+    }
+    assert expected == {name: found[name] for name in expected}
+
+
+async def test_metrics_are_there_before_an_engine_is(client, engine):
+    engine.stats, engine.state = None, EngineState.STARTING
+    assert {"tolbooth_engine_up": 0, "tolbooth_engine_restarts_total": 0} == await figures(client)
+
+
+async def test_two_servers_have_metrics_of_their_own(connect):
+    first, second = await connect(), await connect()
+    assert await figures(first) == await figures(second)
+
+
+async def test_the_version_is_that_of_the_distribution(client):
+    from importlib.metadata import version
+
+    assert {"version": version("tolbooth")} == (await client.get("/version")).json()
+
+
+async def test_models_are_the_served_names(client, engine):
+    answer = (await client.get("/v1/models")).json()
+    cards = [(card["id"], card["root"], card["max_model_len"], card["object"]) for card in answer["data"]]
+    assert ("list", [("toy", "toy", 64, "model"), ("alias", "toy", 64, "model")]) == (answer["object"], cards)
+
+
+async def test_the_context_is_what_the_engine_granted(client, engine):
+    import msgspec
+
+    engine.info = msgspec.structs.replace(engine.info, max_model_len=32)
+    assert 32 == (await client.get("/v1/models/toy")).json()["max_model_len"]
+
+
+async def test_models_are_known_while_the_engine_loads(client, engine):
+    engine.info = None
+    assert 64 == (await client.get("/v1/models/alias")).json()["max_model_len"]
+
+
+async def test_a_model_that_is_not_served_is_not_found(client):
+    assert "model_not_found" == error_of(await client.get("/v1/models/org/other"), 404)["code"]
+
+
+async def test_the_api_is_described(client):
+    document = (await client.get("/openapi.json")).json()
+    schemas = document["components"]["schemas"]
+    assert {"CompletionRequest", "ChatRequest", "Completion", "ChatCompletion", "ErrorBody"} <= schemas.keys()
+    body = document["paths"]["/v1/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert {"$ref": "#/components/schemas/CompletionRequest"} == body
+    assert "temperature" in schemas["CompletionRequest"]["properties"]
+    assert not any("422" in each["responses"] for path in document["paths"].values() for each in path.values())
+
+
+async def test_every_reference_of_the_description_leads_somewhere(client):
+    import re
+
+    text = (await client.get("/openapi.json")).text
+    names = set(re.findall(r'"#/components/schemas/(\w+)"', text))
+    assert set() == names - (await client.get("/openapi.json")).json()["components"]["schemas"].keys()
+
+
+@pytest.mark.parametrize(("origin", "expected"), [("http://here", "http://here"), ("http://there", None)])
+async def test_only_pages_of_named_origins_may_call(connect, origin, expected):
+    client = await connect(cors_origins=("http://here",), api_key=("first",))
+    headers = {"origin": origin, "access-control-request-method": "POST"}
+    asked = await client.options("/v1/completions", headers=headers)
+    refused = await client.post("/v1/completions", headers={"origin": origin})
+    name = "access-control-allow-origin"
+    assert [expected, expected] == [asked.headers.get(name), refused.headers.get(name)]
+
+
+async def test_without_origins_no_page_may_call(client):
+    response = await client.get("/health", headers={"origin": "http://here"})
+    assert "access-control-allow-origin" not in response.headers
