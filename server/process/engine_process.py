@@ -45,10 +45,10 @@ class EngineProcess:
                 process = await asyncio.create_subprocess_exec(
                     *command, "--fd", str(fd), pass_fds=[fd], stdin=DEVNULL, stdout=_STDERR
                 )
+            reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_READ_AHEAD)
         except BaseException:
-            ours.close()
+            ours.close()  # at which a process that was started exits
             raise
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_READ_AHEAD)
         writer.write(to_frame(config))
         return cls(process, reader, writer)
 

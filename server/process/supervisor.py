@@ -162,7 +162,7 @@ class Supervisor:
             process.kill()
             self.process = None
         is_fatal = not self._was_ready and (was_told or code == _MISTAKE)
-        self._note_end(reason or _exit_reason(code), is_fatal=is_fatal)
+        self._note_end(reason or _exit_reason(process.pid, code), is_fatal=is_fatal)
 
     async def _receive(self, process: EngineProcess, started: float) -> tuple[str | None, bool]:
         """Hand on messages until they end; return why they did, if that is known, and whether the process said so."""
@@ -214,10 +214,10 @@ class Supervisor:
             self.settled.clear()
 
 
-def _exit_reason(code: int) -> str:
+def _exit_reason(pid: int, code: int) -> str:
     if code < 0:
-        return f"the engine's process was ended by {signal.Signals(-code).name}"
-    return f"the engine's process ended with exit code {code}"
+        return f"the engine's process {pid} was ended by signal {-code} ({signal.strsignal(-code)})"
+    return f"the engine's process {pid} ended with exit code {code}"
 
 
 def _now() -> float:

@@ -17,9 +17,11 @@ _GAUGES = frozenset(
         "kv_blocks_used",
         # of the pager
         "device_slots",
+        "device_bytes",
         "device_rows",
         "device_leased_rows",
         "host_slots",
+        "host_bytes",
         "host_rows",
         "waiting_leases",
         "reads_under_way",

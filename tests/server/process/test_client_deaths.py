@@ -35,7 +35,7 @@ async def test_killing_the_engine_ends_every_stream_at_once(client):
         await anext(second)
         os.kill(pid_of(client), signal.SIGKILL)
         for stream in (first, second):
-            with pytest.raises(EngineDiedError, match="ended by SIGKILL; the request was not finished"):
+            with pytest.raises(EngineDiedError, match=r"ended by signal 9 \(Killed\); the request was not finished"):
                 await asyncio.wait_for(anext(stream), PATIENCE)
 
 
@@ -60,7 +60,7 @@ async def test_requests_are_turned_away_while_the_engine_is_down(clients):
     await client.wait_ready(PATIENCE)
     with pytest.raises(EngineDiedError):
         await tokens_of(client.submit(request(kind=DIE)))
-    with pytest.raises(EngineUnavailableError, match="started again: the engine's process was ended by") as caught:
+    with pytest.raises(EngineUnavailableError, match=r"again: the engine's process \d+ was ended by") as caught:
         client.submit(request())
     assert EngineState.DOWN == client.state
     assert 900 < caught.value.retry_after <= 1100

@@ -6,14 +6,31 @@ from paging.stats import PagerStats
 from server.engine.messages import EngineStats
 from server.process.totals import StatsTotals
 
-GAUGES = {
-    "device_slots",
-    "device_rows",
-    "device_leased_rows",
-    "host_slots",
-    "host_rows",
-    "waiting_leases",
-    "reads_under_way",
+ENGINE_COUNTERS = {
+    "prompt_tokens",
+    "cached_prompt_tokens",
+    "generation_tokens",
+    "preemptions",
+    "steps",
+    "deferred_steps",
+    "stall_seconds",
+    "batch_sizes",
+}
+PAGER_COUNTERS = {
+    "row_requests",
+    "device_hits",
+    "host_hits",
+    "major_faults",
+    "bytes_read",
+    "bytes_copied",
+    "device_evictions",
+    "host_evictions",
+    "prefetched_rows",
+    "prefetched_used_rows",
+    "read_latency_counts",
+    "read_latency_sum",
+    "stall_seconds",
+    "read_errors_by_cause",
 }
 
 
@@ -45,10 +62,15 @@ def test_counters_add_up_and_gauges_are_the_live_engines():
 
 def test_the_memorys_counters_add_up_too():
     totals = StatsTotals()
-    totals.update(stats(memory={"device_hits": 5, "device_rows": 7, "read_latency_counts": [1, 2]}))
+    totals.update(
+        stats(memory={"device_hits": 5, "device_rows": 7, "read_latency_counts": [1, 2], "errors": {"io": 1}})
+    )
     totals.end_engine()
-    totals.update(stats(memory={"device_hits": 1, "device_rows": 3, "read_latency_counts": [0, 1]}))
-    assert {"device_hits": 6, "device_rows": 3, "read_latency_counts": [1, 3]} == totals.latest.memory
+    totals.update(
+        stats(memory={"device_hits": 1, "device_rows": 3, "read_latency_counts": [0, 1], "errors": {"io": 2}})
+    )
+    expected = {"device_hits": 6, "device_rows": 3, "read_latency_counts": [1, 3], "errors": {"io": 3}}
+    assert expected == totals.latest.memory
 
 
 def test_an_end_without_a_snapshot_counts_nothing_twice():
@@ -59,11 +81,16 @@ def test_an_end_without_a_snapshot_counts_nothing_twice():
     assert 3 == totals.latest.steps
 
 
-def test_every_size_of_the_pager_is_a_gauge():
-    names = PagerStats.__dataclass_fields__
-    pager = dict.fromkeys(names, 1)
+def test_all_that_a_pager_counts_is_kept_and_nothing_else():
     totals = StatsTotals()
-    totals.update(stats(memory=pager))
+    totals.update(stats(memory=dict.fromkeys(PagerStats.__dataclass_fields__, 1)))
     totals.end_engine()
-    assert {name for name, value in totals.latest.memory.items() if value == 0} == GAUGES & set(names)
-    assert msgspec.structs.asdict(totals.latest)["memory"].keys() == names.keys()
+    assert PAGER_COUNTERS == {name for name, value in totals.latest.memory.items() if value}
+
+
+def test_all_that_an_engine_counts_is_kept_and_nothing_else():
+    totals = StatsTotals()
+    totals.update(stats(**dict.fromkeys(set(EngineStats.__struct_fields__) - {"memory"}, 1)))
+    totals.end_engine()
+    kept = {name for name, value in msgspec.structs.asdict(totals.latest).items() if value}
+    assert ENGINE_COUNTERS == kept

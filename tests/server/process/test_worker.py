@@ -1,5 +1,6 @@
 """The engine's process by itself: how it ends, and what it is deaf to."""
 
+import os
 import signal
 import socket
 import struct
@@ -80,8 +81,10 @@ def test_it_ends_when_nobody_is_left_to_serve(ready, control):
     assert (control / "closed").exists()
 
 
-def test_it_ends_when_nobody_is_left_to_serve_though_its_engine_hangs(ready):
+def test_it_ends_when_nobody_is_left_to_serve_though_its_engine_hangs(ready, control):
+    os.mkfifo(control / "hanging")
     ready.send(request(kind=HANG))
+    assert b"yes" == (control / "hanging").read_bytes()  # comes when it does
     ready.sock.close()
     assert 1 == ready.wait()
 
