@@ -186,7 +186,7 @@ class _Worker:
         self._is_ending = True
         self._connection.wake()
         if self._engine is not None:
-            threading.Event().wait(_LAST_WAIT)
+            time.sleep(_LAST_WAIT)
         exit_at_once(BROKEN)
 
     def _await_sigterm(self) -> None:
