@@ -12,7 +12,7 @@ unexport PROMPT
 demo: export DEMO_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-paging clean
+.PHONY: help setup demo test check bench bench-paging bench-engine clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -31,10 +31,14 @@ check: $(STAMP) ## lint, format, types, import law
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: bench-paging ## run every benchmark
+bench: bench-paging bench-engine ## run every benchmark
 
 bench-paging: $(STAMP) ## cold reads, leases, memory (as root, with fio: apt-get install fio)
 	$(BIN)/python benchmarks/bench_paging.py --out docs/benchmarks/paging-$$(date +%F)
+
+bench-engine: $(STAMP) ## serving from a paged table beside one in memory: make bench-engine TEXT=books.txt
+	@test -n "$(TEXT)" || { echo "error: name a text of some tens of megabytes: make bench-engine TEXT=books.txt" >&2; exit 2; }
+	$(BIN)/python benchmarks/bench_engine.py --text "$(TEXT)" --out docs/benchmarks/engine-$$(date +%F)
 
 clean: ## remove build outputs and the tools' caches; .venv stays
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
