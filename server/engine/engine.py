@@ -136,8 +136,10 @@ class Engine:
         outputs = StepOutputs(row_bytes=self._row_bytes)
         if self._keeper is not None:
             self._keeper.tick()
-        for sequence, why in self.scheduler.failures():
-            self._fail(sequence, why, outputs)
+        if failures := self.scheduler.failures():
+            for sequence, why in failures:
+                self._fail(sequence, why, outputs)
+            return outputs.messages()  # before anything else can go wrong or be waited for
         step = self.scheduler.schedule()
         if step is None:
             self._wait()

@@ -60,7 +60,9 @@ class StepOutputs:
 
     def _message(self, state: RequestState, choices: list[ChoiceOutput]) -> RequestOutput:
         is_finished = not state.sequences
-        is_first, state.is_begun = not state.is_begun, True
+        # A choice may fail before the prompt is through; what is said of the prompt comes with one that gets so far.
+        is_first = state.is_prompt_computed and not state.is_begun
+        state.is_begun |= is_first
         asked = state.request.params.prompt_logprobs is not None
         return RequestOutput(
             request_id=state.request.request_id,

@@ -139,6 +139,14 @@ class Scheduler:
         for sequence in self._candidates():
             if not lanes:
                 break
+            if sequence.is_started:
+                num_decoding -= sequence.num_pending == 1
+            # A long prompt leaves a token each to those behind it that have their lanes and take no more.
+            spare = budget - min(num_decoding, lanes - 1)
+            if not spare:
+                may_start &= sequence.is_started
+                continue
+            own = sequence.lease
             if not sequence.is_started:
                 # Where the first that waits has to wait on, none that came after it begins.
                 if not may_start or not self._can_follow(sequence):
@@ -146,11 +154,9 @@ class Scheduler:
                 may_start = self._start(sequence)
                 if not may_start:
                     continue
-            else:
-                num_decoding -= sequence.num_pending == 1
-            # A long prompt leaves a token each to those behind it that have their lanes and take no more.
-            limit = min(sequence.num_pending, max(1, budget - min(num_decoding, lanes - 1)))
-            own = sequence.lease
+                if sequence.num_pending == 1:
+                    self.rows.ask([sequence])
+            limit = min(sequence.num_pending, spare)
             chunk = self.rows.chunk(sequence, limit, rows)
             if rows is not None and sequence.lease is not own and sequence.lease is not None:
                 rows -= len(sequence.lease)

@@ -34,7 +34,7 @@ class RequestState:
         self.num_cached_tokens: int | None = None
         """Prompt tokens that the first sequence found in the prefix cache."""
         self.is_begun = False
-        """Whether the caller has heard of it."""
+        """Whether the caller has heard of the prompt."""
         self.prompt_logprobs: list[PositionLogprobs | None] = [None]
         self.device_hits = self.host_hits = self.major_faults = 0
         self.stall_seconds = 0.0

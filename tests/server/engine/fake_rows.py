@@ -30,9 +30,9 @@ class ClockedStorage(StepStorage):
             if self.due[read] <= self.clock():
                 self.end(index)
 
-    def let_go(self):
-        """Let every row come at once from now on, those that are on their way too."""
-        self.delay = lambda _: 0.0
+    def let_go(self, delay=0.0):
+        """Let every row come after so many seconds from now on, those that are on their way at once."""
+        self.delay = lambda _: delay
         self.due = {read: self.clock() for read, _ in self.under_way}
         self.end_due()
 
