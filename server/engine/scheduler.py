@@ -5,7 +5,7 @@ Knows lanes, the token budget, the order of requests, and who makes room for who
 
 Lanes go to sequences in order: lower priority numbers first, then those that came first. One whose row is late sits
 out the step, and its lane goes to the next (deferral). One that lacks blocks takes those of the last in order, which
-begins again when there is room (preemption by recomputing).
+begins again when there is room (preemption by recomputing); one that lacks rows, those that the last waits for.
 """
 
 from bisect import insort
@@ -156,6 +156,8 @@ class Scheduler:
                     continue
                 if sequence.num_pending == 1:
                     self.rows.ask([sequence])
+            if rows is not None and rows < 1 and sequence.lease is None:
+                rows += self._take_rows(sequence, 1 - rows)
             limit = min(sequence.num_pending, spare)
             chunk = self.rows.chunk(sequence, limit, rows)
             if rows is not None and sequence.lease is not own and sequence.lease is not None:
@@ -198,6 +200,17 @@ class Scheduler:
             self.counters.prompt_tokens += len(sequence.ids)
             self.counters.cached_prompt_tokens += sequence.num_computed
         return True
+
+    def _take_rows(self, sequence: Sequence, count: int) -> int:
+        """Let those behind a sequence give up rows that they wait for, the last first; return how many, from `count`."""
+        num_taken = 0
+        for other in reversed(self.started):
+            if num_taken >= count or other.order <= sequence.order:
+                break
+            if other.lease is not None:
+                num_taken += len(other.lease)
+                self.rows.drop(other)
+        return num_taken
 
     def _with_blocks(self, chunk: Chunk) -> Chunk | None:
         """Find blocks for a chunk's tokens; return it, or what of it finds room, or None."""

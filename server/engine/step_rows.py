@@ -116,7 +116,10 @@ class StepRows:
             if not self._lease_late(sequence, keys[: self._most_kept], num_there):
                 return Chunk(sequence, num_there)
         lease = sequence.lease
-        if lease is None or len(lease) > limit or not (lease.is_ready or self._is_soon(lease)):
+        if lease is None or len(lease) > limit:
+            return None
+        # A row that was waited for in vain is late for a reason that nobody knows; it keeps no lane from others.
+        if not lease.is_ready and (sequence.late_since is not None or not self._is_soon(lease)):
             return None
         return Chunk(sequence, len(lease), lease)
 

@@ -67,6 +67,15 @@ class FakeMemory(PagedMemory):
         self.wait_any = self._wait_any
         self.idle = self._idle
 
+    def warm(self):
+        """Bring as many rows as there are slots for."""
+        lease = self.pager.lease(np.arange(min(self.leasable_rows, self.storage.num_rows)))
+        while lease.is_waiting:
+            self.storage.end_all()
+            self.pager.poll()
+        self.pager.release(lease)
+        return self
+
     def rows(self, leases):
         return FakeBatch(self, leases)
 
