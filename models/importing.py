@@ -1,6 +1,7 @@
 """Checkpoints of other programs made ours, and copies of ours in another dtype or without the memory's FFNs."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from models.config import CONFIG_FILE, ModelConfig
 from models.errors import CheckpointError
 from models.fingerprint import EMBEDDING, Fingerprints, is_memory
 from models.names import NAME_MAPS
-from models.tokenizer import TOKENIZER_FILE, load_tokenizer
+from models.tokenizer import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, load_tokenizer
 from models.weights import FLOAT_DTYPES, StoredWeights, hash_weights
 
 _HEAD = "lm_head.weight"
@@ -66,6 +67,7 @@ def import_checkpoint(
         tokenizer=load_tokenizer(tokenizer) if tokenizer.exists() else None,
         generation=_read_generation(source),
         replace=replace,
+        write_more=lambda directory: _copy_chat_template(source, directory),
         on_progress=on_progress,
     )
 
@@ -105,6 +107,12 @@ def _refuse_pickles(source: Path) -> None:
             f"{source} has its weights as pickles ({', '.join(pickled)}), which are not read: "
             "save it as safetensors with `transformers` first"
         )
+
+
+def _copy_chat_template(source: Path, directory: Path) -> None:
+    for name in (TOKENIZER_CONFIG_FILE, CHAT_TEMPLATE_FILE):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, directory / name)
 
 
 def _read_generation(source: Path) -> Mapping[str, Any] | None:

@@ -15,6 +15,10 @@ from tokenizers.models import BPE
 from models.errors import CheckpointError, ConfigError, CorpusError
 
 TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+"""Settings that are not the tokenizer's own, such as the chat template; `server` reads it."""
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+"""The chat template, where it is a file of its own."""
 END_OF_TEXT = "<|endoftext|>"
 
 # The first is ours; the others end a text in the LLaMA-3 and LLaMA-2 vocabularies.

@@ -17,12 +17,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from models.errors import CheckpointError
-from models.tokenizer import encode
+from models.tokenizer import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, encode
 from server.engine.errors import RequestError
 from server.http.special_tokens import split_special
-
-TEMPLATE_FILE = "chat_template.jinja"
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
 _MAX_TEMPLATE_BYTES = 2**20
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
@@ -59,7 +56,7 @@ class ChatTemplate:
         if isinstance(source, list):  # several by name
             named = {each.get("name"): each.get("template") for each in source if isinstance(each, dict)}
             source = named.get("default")
-        if (own_file := directory / TEMPLATE_FILE).exists():
+        if (own_file := directory / CHAT_TEMPLATE_FILE).exists():
             source = _read(own_file)
         if source is None:
             return None

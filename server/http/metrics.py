@@ -24,6 +24,15 @@ _COUNTERS = {
     "deferred_steps": "Times that a sequence sat out a step.",
     "stall_seconds": "Time during which nothing could run for want of rows.",
 }
+_TOL_GAUGES = {
+    "device_slots": "Rows that the device tier has room for.",
+    "device_rows": "Rows ready on the device.",
+    "device_leased_rows": "Rows on the device that running requests hold, or that are kept for waiting ones.",
+    "host_slots": "Rows that the host tier has room for, those being read included.",
+    "host_rows": "Rows ready in the host tier.",
+    "waiting_leases": "Batches of rows that are waited for.",
+    "reads_under_way": "Rows being read from storage.",
+}
 _TOL_COUNTERS = {
     "device_hits": "Rows found on the device.",
     "host_hits": "Rows found in the host tier: minor faults.",
@@ -52,10 +61,11 @@ def _of_stats(stats: EngineStats) -> Iterator[Metric]:
         yield _gauge(name, text, getattr(stats, name))
     for name, text in _COUNTERS.items():
         yield _counter(name, text, getattr(stats, name))
-    for name, text in _TOL_COUNTERS.items():
-        value = stats.memory.get(name)
-        if isinstance(value, int | float):
-            yield _counter(f"tol_{name}", text, value)
+    for make, texts in ((_gauge, _TOL_GAUGES), (_counter, _TOL_COUNTERS)):
+        for name, text in texts.items():
+            value = stats.memory.get(name)
+            if isinstance(value, int | float):
+                yield make(f"tol_{name}", text, value)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

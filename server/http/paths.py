@@ -15,7 +15,7 @@ def route_path(scope: Scope) -> str:
 
 
 class RootPath:
-    """Says to everything further in under which path a proxy shows the server, whether the proxy takes it off or not."""
+    """Says under which path a proxy shows the server, whether or not the proxy takes it off requests."""
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
         self.app = app

@@ -35,7 +35,8 @@ def watching_router(service: Service) -> APIRouter:
 
     @router.get(METRICS, **describe("Tell the server's figures, for Prometheus.", None, None))
     async def metrics() -> Response:
-        await service.engine.refresh_stats(_STATS_SECONDS)
+        if service.engine.state is EngineState.READY:
+            await service.engine.refresh_stats(_STATS_SECONDS)
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return router

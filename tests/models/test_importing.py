@@ -198,6 +198,13 @@ def test_generation_settings_are_kept(foreign, out):
     assert json.loads((out / "generation_config.json").read_text()) == {"temperature": 0.6, "eos_token_id": [2, 3]}
 
 
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja"])
+def test_a_chat_template_is_kept(foreign, out, name):
+    (foreign / name).write_text('{"chat_template": "x"}')
+    import_checkpoint(foreign, out)
+    assert '{"chat_template": "x"}' == (out / name).read_text()
+
+
 @pytest.mark.parametrize("config", EVERY_KIND.values(), ids=EVERY_KIND)
 def test_our_own_checkpoints_are_copied_to_the_bit(config, tmp_path, out):
     stored = save_checkpoint(random_model(config), tmp_path / "own")

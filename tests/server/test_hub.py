@@ -64,5 +64,5 @@ def test_without_a_network_the_error_says_so(monkeypatch, tmp_path):
 
 def test_other_failures_are_one_error(hub):
     hub(OSError("disk full"))
-    with pytest.raises(CheckpointError, match="cannot download org/name .*disk full"):
+    with pytest.raises(CheckpointError, match=r"cannot download org/name .*disk full"):
         find_model("org/name")

@@ -89,12 +89,12 @@ class FakeEngine:
         """Loads when it is told to."""
         self.was_started.set()
 
-    async def wait_ready(self, timeout):
+    async def wait_ready(self, timeout):  # noqa: ASYNC109 as the client has it
         async with asyncio.timeout(timeout):
             await self.is_ready.wait()
         return self.info
 
-    async def stop(self, timeout):
+    async def stop(self, timeout):  # noqa: ARG002, ASYNC109 as the client has it
         self.is_stopped = True
         self.state = EngineState.STOPPED
         for stream in self._streams.values():
@@ -102,7 +102,7 @@ class FakeEngine:
         for task in self._tasks:
             task.cancel()
 
-    async def refresh_stats(self, timeout):
+    async def refresh_stats(self, timeout):  # noqa: ARG002, ASYNC109 as the client has it
         return self.stats
 
     def submit(self, request):

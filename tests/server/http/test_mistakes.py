@@ -178,7 +178,7 @@ async def test_another_method_is_not_allowed(client):
 
 
 async def test_a_fault_of_ours_tells_nothing_of_itself(client, monkeypatch, caplog):
-    monkeypatch.setattr("server.http.completions.completion_params", lambda asked: 1 / 0)
+    monkeypatch.setattr("server.http.completions.completion_params", lambda _asked: 1 / 0)
     error = error_of(await client.post("/v1/completions", json={"prompt": "x"}), 500)
     assert ("server_error", "internal_error") == (error["type"], error["code"])
     assert "division" not in error["message"]

@@ -31,8 +31,8 @@ class Running:
             model,
             engine,
             listener,
-            on_ready=lambda info: self.ready.set(),
-            on_drain=lambda num_open: self.draining.set(),
+            on_ready=lambda _info: self.ready.set(),
+            on_drain=lambda _num_open: self.draining.set(),
         )
         self.task = asyncio.create_task(self.serving.run())
 
@@ -146,7 +146,7 @@ async def test_a_second_signal_waits_for_nothing(serve, http, engine):
 
 
 async def test_an_engine_that_cannot_be_loaded_ends_it(serve, engine):
-    async def fail(timeout):
+    async def fail(timeout):  # noqa: ASYNC109 as the client has it
         raise EngineFatalError("the table is of another model")
 
     engine.wait_ready = fail

@@ -123,7 +123,7 @@ async def test_a_request_given_up_ends_its_stream_with_an_error(stream, engine):
 async def test_a_fault_of_ours_ends_a_stream_with_an_error_and_no_details(stream, engine, monkeypatch, caplog):
     from server.http.completion_form import CompletionForm
 
-    monkeypatch.setattr(CompletionForm, "closing", lambda self: 1 / 0)
+    monkeypatch.setattr(CompletionForm, "closing", lambda _form: 1 / 0)
     assert "internal_error" == (await stream())[-1]["error"]["code"]
     assert "division by zero" in caplog.text
 
