@@ -181,7 +181,7 @@ def _memory_kind(config: EngineConfig, model: ModelConfig, directory: Path) -> M
         if given:
             raise ConfigError(f"{directory} is a dense model, it has no memory; leave out {', '.join(given)}")
         return None
-    memory = config.memory or Memory.PAGED
+    memory = Memory(config.memory or Memory.PAGED)  # a plain string is as good
     if memory is Memory.COMPUTED and config.table is not None:
         raise ConfigError(f"a computed memory reads no table; leave out {config.table}, or choose another memory")
     paging = [name for name in given if name in _PAGING_OPTIONS]

@@ -6,6 +6,7 @@ from server.engine.blocks import BlockPool
 from server.engine.engine import Engine
 from server.engine.messages import EngineInfo, FinishReason, Request
 from server.engine.params import SamplingParams
+from server.engine.row_memory import PagedMemory
 from server.engine.sampling import SampledSequence, Sampler
 from server.engine.scheduler import Scheduler
 from server.engine.sequence_blocks import SequenceBlocks
@@ -214,7 +215,7 @@ def check_idle(engine):
     """See that an engine with nothing to do holds nothing."""
     assert 0 == engine.scheduler.blocks.pool.num_held
     assert not engine._requests
-    if isinstance(engine.memory, FakeMemory):
-        stats = engine.memory.pager.stats()
+    if isinstance(engine._memory, PagedMemory):
+        stats = engine._memory.stats()
         assert (0, 0) == (stats.device_leased_rows, stats.waiting_leases)
-        assert not engine.memory.pager._parts.asks.count.any(), "a prefetch was not cancelled"
+        assert not engine._memory.pager._parts.asks.count.any(), "a prefetch was not cancelled"

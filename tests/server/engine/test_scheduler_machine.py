@@ -199,6 +199,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.memory.storage.let_go(self.last_delay)
         scheduler = self.engine.scheduler
         num_idle, num_passed, last = 0, 0, None
+        most_passed = 20 + 5 * sum(asked.params.n for asked in self.asked.values())  # one row at a time for each
         while self.engine.has_work:
             num_idle = 0 if self.one_step() else num_idle + 1
             assert num_idle < 20, "nothing runs"
@@ -206,7 +207,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             state = first and (first.order, first.num_computed, len(first.ids))
             num_passed = num_passed + 1 if state == last else 0
             last = state
-            assert num_passed < 20, "the first in order is passed over"
+            assert num_passed < most_passed, "the first in order is passed over"
         check_idle(self.engine)
         for name, asked in self.asked.items():
             choices = {(name, choice) for choice in range(asked.params.n)}
