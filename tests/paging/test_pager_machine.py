@@ -81,8 +81,7 @@ class PagerMachine(RuleBasedStateMachine):
         for key in range(key_range.start, key_range.stop):
             del self.row_of_key[key]
 
-    def hold(self, make, numbers, *lists):
-        keys = self.to_keys(numbers)
+    def hold(self, make, keys, *lists):
         try:
             lease = make(keys)
         except LeaseTooLargeError:
@@ -93,20 +92,18 @@ class PagerMachine(RuleBasedStateMachine):
 
     @rule(target=leases, numbers=KEYS)
     def lease(self, numbers):
-        return self.hold(self.pager.lease, numbers)
+        return self.hold(self.pager.lease, self.to_keys(numbers))
 
     @rule(target=leases, numbers=st.lists(st.integers(0, 5), min_size=1, max_size=3))
     def lease_what_is_there(self, numbers):
         there = self.pager.residency().device_keys
         if not len(there):
             return multiple()
-        lease = self.pager.lease(there[np.array(numbers) % len(there)])
-        self.live.append(lease)
-        return lease
+        return self.hold(self.pager.lease, there[np.array(numbers) % len(there)])
 
     @rule(target=leases, numbers=KEYS.filter(lambda numbers: len(numbers) < 3))
     def pin(self, numbers):
-        return self.hold(self.pager.pin, numbers, self.pins)
+        return self.hold(self.pager.pin, self.to_keys(numbers), self.pins)
 
     @rule(lease=consumes(leases))
     def release(self, lease):
