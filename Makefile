@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 PROMPT ?= Once upon a time
+SERVE_OPTIONS ?=
+RANDOM_1B ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tolbooth/random-1b
 
 BIN := .venv/bin
 STAMP := .venv/.setup-done
@@ -12,15 +14,23 @@ unexport PROMPT
 demo: export DEMO_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-paging bench-engine clean
+.PHONY: help setup demo serve serve-1b test check bench bench-paging bench-engine bench-serve clean
 
 help: ## list these commands
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile
 
 setup: $(STAMP) ## make .venv and install the pinned versions into it (again only when they change)
 
 demo: $(STAMP) ## print text from the bundled model: make demo PROMPT="Once upon a time"
 	@$(BIN)/tolbooth generate --prompt="$$DEMO_PROMPT"
+
+serve: $(STAMP) ## serve the bundled model at http://127.0.0.1:8000/v1, a tenth of its rows in memory
+	@$(BIN)/tolbooth serve --tol-device-fraction 0.1 $(SERVE_OPTIONS)
+
+serve-1b: $(STAMP) ## serve random weights at 1B size: makes a table of 12.6 GB in RANDOM_1B first
+	@test -e "$(RANDOM_1B)/config.json" || \
+		$(BIN)/tolbooth init 1b-memoryllm --table synthetic --out "$(RANDOM_1B)"
+	@$(BIN)/tolbooth serve "$(RANDOM_1B)" --served-model-name random-1b --tol-device-bytes 1200000000 $(SERVE_OPTIONS)
 
 test: $(STAMP) ## run all tests
 	$(BIN)/pytest
@@ -31,7 +41,7 @@ check: $(STAMP) ## lint, format, types, import law
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: bench-paging bench-engine ## run every benchmark
+bench: bench-paging bench-engine bench-serve ## run every benchmark
 
 bench-paging: $(STAMP) ## cold reads, leases, memory (as root, with fio: apt-get install fio)
 	$(BIN)/python benchmarks/bench_paging.py --out docs/benchmarks/paging-$$(date +%F)
@@ -39,6 +49,9 @@ bench-paging: $(STAMP) ## cold reads, leases, memory (as root, with fio: apt-get
 bench-engine: $(STAMP) ## serving from a paged table beside one in memory: make bench-engine TEXT=books.txt
 	@test -n "$(TEXT)" || { echo "error: name a text of some tens of megabytes: make bench-engine TEXT=books.txt" >&2; exit 2; }
 	$(BIN)/python benchmarks/bench_engine.py --text "$(TEXT)" --out docs/benchmarks/engine-$$(date +%F)
+
+bench-serve: $(STAMP) ## streaming over HTTP beside the engine without it
+	$(BIN)/python benchmarks/bench_serve.py --out docs/benchmarks/serve-$$(date +%F)
 
 clean: ## remove build outputs and the tools' caches; .venv stays
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
