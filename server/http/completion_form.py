@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from msgspec import UNSET
 
+from server.engine.messages import Request
 from server.engine.params import SamplingParams
 from server.engine.text import ChoiceText
 from server.http.choice import Choice, Gain
@@ -25,7 +26,11 @@ class CompletionForm(Form):
         self, asked: Asked, model: ServedModel, generation: Generation, prompts: Sequence[TokenPrompt], *, echo: bool
     ) -> None:
         super().__init__(asked, model, generation)
-        self._prompts = prompts if echo else None
+        self._echoes = (
+            [self._text_of(prompt, request) for prompt, request in zip(prompts, generation.requests, strict=True)]
+            if echo
+            else None
+        )
         self._to_echo = {choice.index for choice in generation.choices} if echo else set()
         self._starts = [b'{"index":%d,"text":' % choice.index for choice in generation.choices]
 
@@ -68,13 +73,12 @@ class CompletionForm(Form):
         )
 
     def _echoed(self, choice: Choice) -> str:
-        if self._prompts is None:
-            return ""
-        prompt = self._prompts[choice.prompt_index]
+        return "" if self._echoes is None else self._echoes[choice.prompt_index]
+
+    def _text_of(self, prompt: TokenPrompt, request: Request) -> str:
         if prompt.text is not None:
             return prompt.text
-        params = self.generation.requests[choice.prompt_index].params
-        return self.model.tokenizer.decode(prompt.ids, skip_special_tokens=params.skip_special_tokens)
+        return self.model.tokenizer.decode(prompt.ids, skip_special_tokens=request.params.skip_special_tokens)
 
     def _own_logprobs(self, choice: Choice, gain: Gain) -> CompletionLogprobs | None:
         if self.asked.num_logprobs is None or gain.logprobs is None:
@@ -85,7 +89,7 @@ class CompletionForm(Form):
 
     def _prompt_logprobs(self, choice: Choice) -> CompletionLogprobs | None:
         positions = self.generation.prompt_logprobs[choice.prompt_index]
-        if self._prompts is None or self.asked.num_logprobs is None or positions is None:
+        if self._echoes is None or self.asked.num_logprobs is None or positions is None:
             return None
         request = self.generation.requests[choice.prompt_index]
         plain = SamplingParams(skip_special_tokens=request.params.skip_special_tokens)

@@ -22,11 +22,11 @@ def open_socket(config: ServerConfig) -> socket.socket:
         return _open_unix(Path(config.uds))
     where = f"{config.host}:{config.port}"
     try:
-        ((family, _, _, _, address), *_) = socket.getaddrinfo(
-            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise ListenError(f"cannot listen at {where}: {error.strerror or error}") from error
+    # Of a name with several addresses the one that most clients try: `localhost` is 127.0.0.1.
+    family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
     listener = socket.socket(family)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from models import bundled
+from server.cli.serve_options import _options
 from server.cli.startup_lines import StartupLines
 from server.process import client as client_module
 from tests.server.http.fake_engine import FakeEngine
@@ -118,9 +119,7 @@ def test_a_broken_template_is_a_mistake(fails, dense_model):
     assert "chat template cannot be read" in fails("serve", dense_model)
 
 
-def test_every_option_has_a_help_text(tolbooth, monkeypatch):
-    from server.cli.serve_options import _options
-
+def test_every_option_has_a_help_text():
     assert [] == [option.name for option in _options() if not option.annotation.__metadata__[0].help]
 
 
