@@ -15,6 +15,8 @@ from paging.slab import DeviceSlab
 from paging.slots import Slots
 
 _NO_SLOTS: Slots = np.zeros(0, dtype=np.intp)
+_READY = LeaseState.READY
+"""By a name of its own: it is looked up for each lease and layer."""
 
 
 def index_of(leases: Sequence[Lease], slab: DeviceSlab) -> Tensor:
@@ -64,5 +66,5 @@ class LeasedRows:
 
 def _check_ready(leases: Sequence[Lease]) -> None:
     for lease in leases:
-        if lease.state is not LeaseState.READY:
+        if lease.state is not _READY:
             raise ValueError(f"the lease is {lease.state}; rows can be read while it is ready")

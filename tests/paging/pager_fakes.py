@@ -7,6 +7,7 @@ import torch
 
 from paging import Encoding, RowReadError, TableGeometry
 from paging.cuda_slab import CudaSlab, PinnedSlab
+from paging.lease import Lease
 from paging.loader import HostTier
 from paging.pager import Pager
 from paging.policy.lru import LRU
@@ -141,7 +142,12 @@ def keys(*values):
     return np.array(values, dtype=np.int64)
 
 
-def payload(pager, lease):
-    """The bytes of a lease's rows, put together again from its layers."""
-    layers = [pager.gather(layer, lease).cpu().contiguous().view(torch.uint8) for layer in GEOMETRY.layers]
+def payload(pager, held):
+    """The bytes of a lease's rows, or those of several together, put together again from their layers."""
+    if isinstance(held, Lease):
+        layers = [pager.gather(layer, held) for layer in GEOMETRY.layers]
+    else:
+        rows = pager.rows(held)
+        layers = [rows.gather(layer) for layer in GEOMETRY.layers]
+    layers = [layer.cpu().contiguous().view(torch.uint8) for layer in layers]
     return np.concatenate([layer.numpy() for layer in layers], axis=1)

@@ -43,6 +43,13 @@ def test_rows_come_to_the_device_as_they_are():
     pager.close()
 
 
+def test_rows_of_several_leases_come_together():
+    pager, storage = pager_with(4)
+    leases = [lease(pager, storage, 7, 3), lease(pager, storage, 3)]
+    assert np.array_equal(storage.rows[[7, 3, 3]], payload(pager, leases))
+    pager.close()
+
+
 def test_keys_are_resolved_on_the_device_and_the_absent_are_told():
     pager, storage = pager_with(2)
     pager.release(lease(pager, storage, 1, 2))

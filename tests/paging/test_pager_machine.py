@@ -175,6 +175,11 @@ class PagerMachine(RuleBasedStateMachine):
         if self.kind == "cpu":  # elsewhere looking makes copies happen: they are looked at when they end
             for lease in self.live:
                 self.check_values(lease)
+            ready = [lease for lease in self.live if lease.is_ready]
+            together = payload(self.pager, ready)
+            assert np.array_equal(
+                together, np.concatenate([together[:0], *(payload(self.pager, one) for one in ready)])
+            )
 
     def check_values(self, lease):
         if lease.is_ready and len(lease):
