@@ -43,7 +43,7 @@ PROMPT_TOKENS = 128
 WARM_TOKENS = 100_000
 LATENCY = 0.020
 FRACTION = 0.1
-SAMPLING = {"temperature": 0.8, "top_p": 0.95, "ignore_eos": True}
+SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": 0.95, "ignore_eos": True}
 
 
 class ForcedSampler:
@@ -343,7 +343,7 @@ def conditions(model: Path, num_tokens: int) -> dict[str, Any]:
         "host tier": "none",
         "storage": "direct",
         "dtype": "fp32",
-        "sampling": "temperature 0.8, top_p 0.95, then the text's token",
+        "sampling": "temperature 0.8, top_k 50, top_p 0.95, then the text's token",
     }
 
 
