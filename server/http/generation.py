@@ -7,6 +7,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 
+import msgspec
+
 from paging import TolboothError
 from server.engine.messages import FinishReason, MemoryUse, PositionLogprobs, Request, RequestOutput
 from server.http.choice import Choice, Gain
@@ -58,27 +60,35 @@ class Generation:
             streams = [await stack.enter_async_context(self._engine.submit(request)) for request in self.requests]
             outputs = await stack.enter_async_context(contextlib.aclosing(_merged(streams)))
             async for index, output in outputs:
-                yield self._take(index, output)
+                step, is_given_up = self._take(index, output)
+                if step or not is_given_up:
+                    yield step  # what came before the end stays, also where both come at once
+                if is_given_up:
+                    raise engine_failed(output.error or "the engine gave this request up")
 
-    def _take(self, index: int, output: RequestOutput) -> Step:
+    def _take(self, index: int, output: RequestOutput) -> tuple[Step, bool]:
+        """Return what the choices gain, and whether the engine gave one of them up after that."""
         if output.num_cached_tokens is not None:
             self.num_cached_tokens += output.num_cached_tokens
         if output.prompt_logprobs is not None:
             self.prompt_logprobs[index] = output.prompt_logprobs
         if output.memory is not None:
             self.memory = output.memory if self.memory is None else _sum(self.memory, output.memory)
-        step = []
+        step: Step = []
+        is_given_up = False
         for part in output.choices:
-            if part.finish_reason in {FinishReason.ERROR, FinishReason.ABORT}:
-                raise engine_failed(output.error or "the engine gave this request up")
             choice = self.choices[index * self._n + part.choice]
             if choice.is_finished:
                 continue
-            gain = choice.push(part)
-            if gain.finish_reason is not None and part.finish_reason is None:
-                self._engine.abort(output.request_id, part.choice)
-            step.append((choice, gain))
-        return step
+            ends_badly = part.finish_reason in {FinishReason.ERROR, FinishReason.ABORT}
+            said = msgspec.structs.replace(part, finish_reason=None) if ends_badly else part
+            if said.token_ids or not ends_badly:
+                gain = choice.push(said)
+                if gain.finish_reason is not None and said.finish_reason is None:
+                    self._engine.abort(output.request_id, said.choice)
+                step.append((choice, gain))
+            is_given_up |= ends_badly and not choice.is_finished
+        return step, is_given_up
 
 
 def _sum(first: MemoryUse, second: MemoryUse) -> MemoryUse:
