@@ -5,7 +5,7 @@ Knows lanes, the token budget, the order of requests, and who makes room for who
 
 Lanes go to sequences in order: lower priority numbers first, then those that came first. One whose row is late sits
 out the step, and its lane goes to the next (deferral). One that lacks blocks takes those of the last in order, which
-begins again when there is room (preemption by recomputing); one that lacks rows, those that the last waits for.
+begins again when there is room (preemption by recomputing).
 """
 
 from bisect import insort
@@ -35,6 +35,40 @@ class Counters:
     cached_prompt_tokens: int = 0
     batch_sizes: list[int] = field(default_factory=lambda: [0] * _NUM_BATCH_SIZES)
     """Steps by the number of their sequences: 1, 2, 3-4, 5-8, ..."""
+
+
+@dataclass
+class _Room:
+    """What is left of a step while it is filled."""
+
+    lanes: int
+    tokens: int
+    rows: int | None
+    """Rows that sequences without a lease of their own can have together; None: any number."""
+    num_decoding: int
+    """Sequences yet to come that take a token each."""
+
+    @property
+    def spare_tokens(self) -> int:
+        """Most tokens for the next sequence: it leaves one each to those behind it that have lanes and take no more."""
+        return self.tokens - min(self.num_decoding, self.lanes - 1)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether there is a row for a sequence without a lease."""
+        return self.rows is None or self.rows > 0
+
+    def take(self, chunk: Chunk) -> None:
+        """Put a chunk into the step."""
+        self.lanes -= 1
+        self.tokens -= chunk.length
+        if chunk.lease is None:
+            self.take_rows(chunk.length)
+
+    def take_rows(self, count: int) -> None:
+        """Note that so many rows more are somebody's."""
+        if self.rows is not None:
+            self.rows -= count
 
 
 class Scheduler:
@@ -133,43 +167,31 @@ class Scheduler:
     def _choose(self) -> list[Chunk]:
         """Return the chunks whose rows are at hand, or late and worth waiting for; with blocks for their tokens."""
         chunks: list[Chunk] = []
-        lanes, budget, rows = self._max_num_seqs, self._max_num_batched_tokens, self.rows.num_free(self.started)
+        room = _Room(
+            lanes=self._max_num_seqs,
+            tokens=self._max_num_batched_tokens,
+            rows=self.rows.num_free(self.started),
+            num_decoding=sum(sequence.num_pending == 1 for sequence in self.started),
+        )
         may_start = True
-        num_decoding = sum(sequence.num_pending == 1 for sequence in self.started)
         for sequence in self._candidates():
-            if not lanes:
+            if not room.lanes:
                 break
-            if sequence.is_started:
-                num_decoding -= sequence.num_pending == 1
-            # A long prompt leaves a token each to those behind it that have their lanes and take no more.
-            spare = budget - min(num_decoding, lanes - 1)
-            if not spare:
-                may_start &= sequence.is_started
-                continue
             own = sequence.lease
-            if not sequence.is_started:
+            if sequence.is_started:
+                room.num_decoding -= sequence.num_pending == 1
+            elif may_start and self._can_follow(sequence):
                 # Where the first that waits has to wait on, none that came after it begins.
-                if not may_start or not self._can_follow(sequence):
-                    continue
-                may_start = self._start(sequence)
-                if not may_start:
-                    continue
-                if sequence.num_pending == 1:
-                    self.rows.ask([sequence])
-            if rows is not None and rows < 1 and sequence.lease is None:
-                rows += self._take_rows(sequence, 1 - rows)
-            limit = min(sequence.num_pending, spare)
-            chunk = self.rows.chunk(sequence, limit, rows)
-            if rows is not None and sequence.lease is not own and sequence.lease is not None:
-                rows -= len(sequence.lease)
+                may_start = self._start(sequence, room)
+            if not sequence.is_started or not room.spare_tokens:
+                continue
+            chunk = self.rows.chunk(sequence, min(sequence.num_pending, room.spare_tokens), room.rows)
+            if sequence.lease is not None and sequence.lease is not own:
+                room.take_rows(len(sequence.lease))
+            chunk = chunk and self._with_blocks(chunk)
             if chunk is not None:
-                chunk = self._with_blocks(chunk)
-            if chunk is not None:
+                room.take(chunk)
                 chunks.append(chunk)
-                lanes -= 1
-                budget -= chunk.length
-                if rows is not None and chunk.lease is None:
-                    rows -= chunk.length
         return chunks
 
     def _candidates(self) -> Iterator[Sequence]:
@@ -181,8 +203,11 @@ class Scheduler:
         state = sequence.state
         return state.is_prompt_computed or sequence is state.sequences[0]
 
-    def _start(self, sequence: Sequence) -> bool:
-        """Let a waiting sequence hold blocks, if all of its tokens find room; return whether it may."""
+    def _start(self, sequence: Sequence, room: _Room) -> bool:
+        """Let a waiting sequence hold blocks, if there is room for all of its tokens; return whether it may."""
+        is_last = not self.started or self.started[-1].order < sequence.order
+        if not room.spare_tokens or (is_last and not room.has_rows):
+            return False
         cached = self.blocks.cached(sequence)
         while self.blocks.num_missing(sequence, cached) + bool(self.started) > self.blocks.pool.num_free:
             # The one block is for the growth of those that run.
@@ -199,18 +224,9 @@ class Scheduler:
                 sequence.state.num_cached_tokens = sequence.num_computed
             self.counters.prompt_tokens += len(sequence.ids)
             self.counters.cached_prompt_tokens += sequence.num_computed
+        if sequence.num_pending == 1:
+            self.rows.ask([sequence])
         return True
-
-    def _take_rows(self, sequence: Sequence, count: int) -> int:
-        """Let those behind a sequence give up rows that they wait for, the last first; return how many, from `count`."""
-        num_taken = 0
-        for other in reversed(self.started):
-            if num_taken >= count or other.order <= sequence.order:
-                break
-            if other.lease is not None:
-                num_taken += len(other.lease)
-                self.rows.drop(other)
-        return num_taken
 
     def _with_blocks(self, chunk: Chunk) -> Chunk | None:
         """Find blocks for a chunk's tokens; return it, or what of it finds room, or None."""

@@ -103,18 +103,11 @@ class StepRows:
         """
         if sequence.lease is None:
             if rows is not None and rows < 1:
-                return None
-            if sequence.num_pending == 1:
-                return Chunk(sequence, 1)  # `ask` has looked
-            keys = sequence.pending(limit)
-            if rows is not None:
-                keys = keys[: _longest(keys, rows)]
-            resident = self.memory.resident(keys)
-            if resident.all():
-                return Chunk(sequence, len(keys))
-            num_there = int(resident.argmin())
-            if not self._lease_late(sequence, keys[: self._most_kept], num_there):
-                return Chunk(sequence, num_there)
+                sequence.lease = self.memory.lease(
+                    sequence.pending(1)
+                )  # in the queue with those that have all the room
+            elif (common := self._common_chunk(sequence, limit, rows)) is not None:
+                return common
         lease = sequence.lease
         if lease is None or len(lease) > limit:
             return None
@@ -198,6 +191,21 @@ class StepRows:
         """Most tokens that a lease covers which its sequence keeps while it sits out: others need room as well."""
         rows = self.memory.leasable_rows
         return self._most_tokens if rows is None else max(1, min(self._most_tokens, rows // _LEASE_SHARE))
+
+    def _common_chunk(self, sequence: Sequence, limit: int, rows: int | None) -> Chunk | None:
+        """Return what of a sequence can be in the common lease; None where it gets a lease of its own instead."""
+        if sequence.num_pending == 1:
+            return Chunk(sequence, 1)  # `ask` has looked
+        keys = sequence.pending(limit)
+        if rows is not None:
+            keys = keys[: _longest(keys, rows)]
+        resident = self.memory.resident(keys)
+        if resident.all():
+            return Chunk(sequence, len(keys))
+        num_there = int(resident.argmin())
+        if self._lease_late(sequence, keys[: self._most_kept], num_there):
+            return None
+        return Chunk(sequence, num_there)
 
     def _lease_late(self, sequence: Sequence, keys: npt.NDArray[np.int64], num_there: int) -> bool:
         """Ask for rows some of which may be late; return whether the sequence keeps a lease on them.
