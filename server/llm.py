@@ -62,7 +62,7 @@ class Completion:
     """Of each prompt token but the first, where asked for."""
     num_cached_tokens: int = 0
     memory: MemoryUse | None = None
-    """What its tokens asked of the row memory; said when all choices have ended."""
+    """What its tokens asked of the row memory."""
     error: str | None = None
     """What broke; only where a choice's `finish_reason` is `error`."""
 
@@ -196,7 +196,7 @@ class _Run:
         if output.num_cached_tokens is not None:
             completion.num_cached_tokens = output.num_cached_tokens
         completion.error = output.error or completion.error
-        completion.memory = output.memory
+        completion.memory = output.memory or completion.memory
         for gain in output.choices:
             self._add(completion.outputs[gain.choice], gain)
         return output.is_finished or all(each.finish_reason is not None for each in completion.outputs)

@@ -1,7 +1,7 @@
 """What goes into the engine and what comes out of it, as typed messages that can cross a socket.
 
 Token ids only: text becomes ids before a request reaches the engine, and ids become text after its outputs have left
-it (`server/engine/text.py`), in whichever process that is. Knows no tensors.
+it (`server/engine/text/`), in whichever process that is. Knows no tensors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag="request", omit_def
     cache_salt: str | None = None
     """Only requests with the same salt share cached prefixes."""
     return_tiers: bool = False
-    """Whether outputs say which tier each token's row came from, and each one what memory was used so far."""
+    """Whether outputs say which tier each token's row came from."""
 
 
 class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
@@ -120,7 +120,7 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, tag="output", omi
     error: str | None = None
     """What broke, for a person to read; only where a choice's `finish_reason` is `error`."""
     memory: MemoryUse | None = None
-    """Said with the last output, for all choices together; with every one where the request asked for tiers."""
+    """Of all choices so far, together."""
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):

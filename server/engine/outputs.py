@@ -71,7 +71,7 @@ class StepOutputs:
             num_cached_tokens=(state.num_cached_tokens or 0) if is_first else None,
             is_finished=is_finished,
             error=self._errors.get(state),
-            memory=state.memory_use(self._row_bytes) if is_finished or state.request.return_tiers else None,
+            memory=state.memory_use(self._row_bytes),
         )
 
 

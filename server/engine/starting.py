@@ -160,6 +160,8 @@ def _load(
             stack.callback(storage.close)
             pager = _open_pager(config, storage, table, model)
             stack.callback(pager.close)
+            if any(getattr(config, name) is not None for name in DEVICE_BUDGETS):
+                pager.populate()  # memory that was asked for and is not there is to be known now
             memory = PagedMemory(pager, dtype=dtype)
         else:
             memory = WholeMemory(_row_source(kind, model, table, on_progress))

@@ -5,6 +5,7 @@ Knows the engine's messages. Knows no wire format.
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
@@ -35,8 +36,7 @@ class Generation:
         self.prompt_logprobs: list[Sequence[PositionLogprobs | None] | None] = [None] * len(requests)
         """By prompt, where they were asked for and have come."""
         self.num_cached_tokens = 0
-        self.memory: MemoryUse | None = None
-        """What the prompts that have ended asked of the row memory; None before the first."""
+        self._memory: dict[int, MemoryUse] = {}  # by prompt
         self._engine = engine
         self._n = n
 
@@ -49,6 +49,11 @@ class Generation:
     def num_completion_tokens(self) -> int:
         """Tokens of all choices so far."""
         return sum(choice.num_tokens for choice in self.choices)
+
+    @property
+    def memory(self) -> MemoryUse | None:
+        """What all prompts asked of the row memory so far; None before anything ran."""
+        return functools.reduce(_sum, self._memory.values()) if self._memory else None
 
     async def steps(self) -> AsyncGenerator[Step]:
         """Submit the requests and yield what their choices gain; leaving early aborts what has not ended.
@@ -73,7 +78,7 @@ class Generation:
         if output.prompt_logprobs is not None:
             self.prompt_logprobs[index] = output.prompt_logprobs
         if output.memory is not None:
-            self.memory = output.memory if self.memory is None else _sum(self.memory, output.memory)
+            self._memory[index] = output.memory
         step: Step = []
         is_given_up = False
         for part in output.choices:

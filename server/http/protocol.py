@@ -1,4 +1,4 @@
-"""uvicorn's protocol with bounds on what comes before a body, and errors in the body that all others have."""
+"""uvicorn's protocol with bounds on what comes before a body and on who does not read, and errors as all others are."""
 
 import asyncio
 from typing import Any
@@ -10,10 +10,15 @@ from server.http.form import encode_json
 
 _HEAD_SECONDS = 30.0
 """From a connection's beginning, or a request's first byte, to the end of its headers."""
+_UNREAD_SECONDS = 120.0
+"""For a client to read something of what it was sent, where more is there than the system buffers."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A connection that is closed when the head of a request is too long or comes too slowly."""
+    """A connection that ends when the head of a request is too long or comes too slowly, or its client reads nothing.
+
+    Without the last, an answer that nobody fetches would be kept, and its connection open, for as long as the client is.
+    """
 
     max_header_bytes: int
     """Of a request's line and headers; a subclass says it, since uvicorn makes the connections."""
@@ -25,11 +30,24 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_in_head = True
         self._is_head_too_large = False
         self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._close)
+        self._num_unread_bytes = 0
+        self._unread_timer: asyncio.TimerHandle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._head_timer.cancel()
+        self._end_unread()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Begin to watch whether the client reads."""
+        super().pause_writing()
+        self._watch_unread()
+
+    def resume_writing(self) -> None:
+        """Take note that it does."""
+        self._end_unread()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Take what has come."""
@@ -67,6 +85,20 @@ class BoundedProtocol(HttpToolsProtocol):
         head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
         self.transport.close()
+
+    def _watch_unread(self) -> None:
+        self._num_unread_bytes = self.transport.get_write_buffer_size()
+        self._unread_timer = self.loop.call_later(_UNREAD_SECONDS, self._check_unread)
+
+    def _check_unread(self) -> None:
+        if self.transport.get_write_buffer_size() < self._num_unread_bytes:
+            self._watch_unread()
+        else:
+            self.transport.abort()
+
+    def _end_unread(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
 
     def _close(self) -> None:
         if not self.transport.is_closing():
