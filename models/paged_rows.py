@@ -73,10 +73,9 @@ class PagedBatch:
     """The leased rows of one batch; each layer is decoded when it is asked for."""
 
     def __init__(self, source: PagedRows, lease: Lease) -> None:
-        self.pager = source.pager
-        self.dtype = source.dtype
-        self.lease = lease
+        self._rows = source.pager.rows([lease])
+        self._dtype = source.dtype
 
     def gather(self, layer: int) -> Tensor:
         """Return one layer's values, [N, d] in the model's dtype; zeros where the table left the layer out."""
-        return self.pager.gather(layer, self.lease).to(self.dtype)
+        return self._rows.gather(layer, self._dtype)

@@ -39,7 +39,7 @@ def resolve_settings(
     """
     if file is None and environment.get(CONFIG_VARIABLE):
         file = Path(environment[CONFIG_VARIABLE])
-    values: dict[str, Any] = {"model": default_model}
+    values: dict[str, Any] = {"model": default_model, "keep_hot_set": True}
     if file is not None:
         values |= _from_file(file)
     values |= _from_environment(environment)

@@ -16,10 +16,11 @@ from server.cli.serve_options import with_settings
 from server.cli.startup_lines import StartupLines
 from server.hub import find_model
 from server.settings import resolve_settings
+from server.units import num_bytes_text
 
 if TYPE_CHECKING:
     from server.config import ServerConfig
-    from server.engine.messages import EngineInfo
+    from server.engine.messages import EngineInfo, EngineStats
 
 _STOPPED_EARLY = 1
 
@@ -87,7 +88,13 @@ def _serve(config: "ServerConfig") -> bool:
             _print({**info.granted, "loaded": spent, "serving": f"{url}/v1"})
 
         engine = EngineClient(msgspec.structs.replace(config.engine, model=str(directory)), on_progress=lines.update)
-        serving = Serving(config, model, engine, listener, on_ready=on_ready, on_drain=_say_draining)
+
+        def on_drain(num_open: int) -> None:
+            _say_draining(num_open)
+            if engine.stats is not None:
+                _print(_summary(engine.stats))
+
+        serving = Serving(config, model, engine, listener, on_ready=on_ready, on_drain=on_drain)
         _print({"model": f"{', '.join(names)} ({directory})", "listening": f"{url}, loading"})
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serving.run())
@@ -104,6 +111,20 @@ def _say_draining(num_open: int) -> None:
     what = f"{num_open} open requests may end" if num_open else "no request is open"
     sys.stderr.write(f"shutting down: {what}; a second signal stops at once\n")
     sys.stderr.flush()
+
+
+def _summary(stats: "EngineStats") -> dict[str, str]:
+    """Say what a server did so far, and with how much memory."""
+    facts = {
+        "served": f"{stats.prompt_tokens:,} prompt tokens, {stats.generation_tokens:,} generated",
+        "memory": f"{num_bytes_text(stats.resident_bytes)} in the engine's process",
+    }
+    if stats.memory:
+        memory = {name: value for name, value in stats.memory.items() if isinstance(value, int | float)}
+        faults, requests = memory["major_faults"], memory["device_hits"] + memory["host_hits"] + memory["major_faults"]
+        rate = f"{1 - faults / requests:.2%}" if requests else "none"
+        facts["rows"] = f"{requests:,} asked for, hit rate {rate}, {num_bytes_text(memory['bytes_read'])} read"
+    return facts
 
 
 def _print(facts: dict[str, str]) -> None:

@@ -48,7 +48,7 @@ def _options() -> list[inspect.Parameter]:
 def _option(field: msgspec.structs.FieldInfo, text: str, panel: str) -> inspect.Parameter:
     flag = f"--{field.name.replace('_', '-')}"
     kind: Any = field.type
-    if kind is bool:
+    if kind in {bool, bool | None}:
         flag += f"/--no-{flag.removeprefix('--')}"
     elif kind == tuple[str, ...]:
         kind = list[str]

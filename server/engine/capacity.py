@@ -1,13 +1,15 @@
-"""How much memory there is for keys, values and rows.
+"""How much memory there is for keys, values and rows, and how much this process has.
 
 Knows devices, the kernel's accounts and a container's limit. Knows nothing of what the memory is for.
 """
 
+import mmap
 from pathlib import Path
 
 import torch
 
 _MEMORY_INFO = Path("/proc/meminfo")
+_OWN_PAGES = Path("/proc/self/statm")
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
 
@@ -22,6 +24,11 @@ def free_bytes(device: torch.device) -> int:
     except OSError:
         return free
     return free if limit.strip() == "max" else max(0, min(free, int(limit) - int(used)))
+
+
+def resident_bytes() -> int:
+    """Return the host memory that this process has, in bytes."""
+    return mmap.PAGESIZE * int(_OWN_PAGES.read_text(encoding="ascii").split()[1])
 
 
 def _available() -> int:

@@ -60,9 +60,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tol_policy: PolicyName = DEFAULT_POLICY
     """Which rows leave the device tier for others."""
 
-    keep_hot_set: bool = False
+    keep_hot_set: bool | None = None
     """Whether the rows that are hot are noted in the user's cache folder, now and then and at the end, and brought back
-    in the background at the next start."""
+    in the background at the next start. None: a server does, offline use does not."""
 
     def __post_init__(self) -> None:
         for name in ("threads", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_bytes"):

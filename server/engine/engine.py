@@ -26,6 +26,7 @@ from torch import Tensor
 from paging import HotSetKeeper, TolboothError
 from paging.lease import Prefetch
 from server.engine.blocks import PrefixKey
+from server.engine.capacity import resident_bytes
 from server.engine.errors import RequestError
 from server.engine.messages import EngineInfo, EngineStats, FinishReason, Request, RequestOutput
 from server.engine.outputs import StepOutputs, finish_reason, note_tiers, tier_of
@@ -180,6 +181,7 @@ class Engine:
             stall_seconds=scheduler.rows.stall_seconds,
             kv_blocks=pool.num_blocks,
             kv_blocks_used=pool.num_held,
+            resident_bytes=resident_bytes(),
             batch_sizes=counters.batch_sizes,
             memory=memory,
         )

@@ -146,6 +146,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
     kv_blocks: int
     kv_blocks_used: int
     """Held by sequences; cached blocks that nobody holds are free."""
+    resident_bytes: int
+    """Host memory that the engine's process has, mapped files included as far as they are in memory."""
     batch_sizes: Sequence[int]
     """Steps by the number of their sequences: counts of 1, 2, 3-4, 5-8, ... sequences."""
     memory: Mapping[str, float | Sequence[int] | Mapping[str, int]]

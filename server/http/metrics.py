@@ -14,6 +14,7 @@ _GAUGES = {
     "requests_deferred": "Running requests that sat out the last step for a row on its way.",
     "kv_blocks": "Blocks for keys and values.",
     "kv_blocks_used": "Blocks that sequences hold.",
+    "resident_bytes": "Host memory of the engine's process, mapped files included as far as they are in memory.",
 }
 _COUNTERS = {
     "prompt_tokens": "Prompt tokens of requests that have begun.",

@@ -17,7 +17,7 @@ _UNREAD_SECONDS = 120.0
 class BoundedProtocol(HttpToolsProtocol):
     """A connection that ends when the head of a request is too long or comes too slowly, or its client reads nothing.
 
-    Without the last, an answer that nobody fetches would be kept, and its connection open, for as long as the client is.
+    Without the last, an answer that nobody fetches would be kept, and its connection open, until the client goes.
     """
 
     max_header_bytes: int

@@ -15,6 +15,7 @@ _GAUGES = frozenset(
         "requests_deferred",
         "kv_blocks",
         "kv_blocks_used",
+        "resident_bytes",
         # of the pager
         "device_slots",
         "device_bytes",

@@ -34,6 +34,7 @@ STATS = EngineStats(
     stall_seconds=0.5,
     kv_blocks=8,
     kv_blocks_used=2,
+    resident_bytes=1 << 20,
     batch_sizes=[20],
     memory={"device_hits": 5, "host_hits": 3, "major_faults": 1, "bytes_read": 4096},
 )
