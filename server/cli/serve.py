@@ -123,7 +123,7 @@ def _summary(stats: "EngineStats") -> dict[str, str]:
         memory = {name: value for name, value in stats.memory.items() if isinstance(value, int | float)}
         faults, requests = memory["major_faults"], memory["device_hits"] + memory["host_hits"] + memory["major_faults"]
         rate = f"{1 - faults / requests:.2%}" if requests else "none"
-        facts["rows"] = f"{requests:,} asked for, hit rate {rate}, {num_bytes_text(memory['bytes_read'])} read"
+        facts["rows"] = f"{requests:,.0f} asked for, hit rate {rate}, {num_bytes_text(memory['bytes_read'])} read"
     return facts
 
 

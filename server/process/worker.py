@@ -87,19 +87,33 @@ def load_engine(config: EngineConfig, on_progress: ProgressCallback) -> tuple[En
 def serve_engine(fd: int, make_engine: MakeEngine = load_engine) -> int:
     """Serve an engine on the socket `fd` until the end; return the exit code. To be called on the main thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in threads to come too; one of them waits for it
+    signals = _signal_socket()
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     sock = socket.socket(fileno=fd)
     sock.set_inheritable(False)  # a process started from here must not keep the connection open
     payload = receive_payload(sock)
-    return OK if payload is None else _Worker(sock).run(payload, make_engine)
+    return OK if payload is None else _Worker(sock, signals).run(payload, make_engine)
+
+
+def _signal_socket() -> socket.socket:
+    """Return a socket that becomes readable with SIGTERM.
+
+    Libraries have started threads of their own, and the signal may come to any of them; a Python handler runs on the
+    main thread alone, and not before its next wait has timed out if the signal came just before that began.
+    """
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    signal.set_wakeup_fd(sender.detach())
+    signal.signal(signal.SIGTERM, lambda _number, _frame: None)
+    return receiver
 
 
 class _Worker:
     """One engine and one connection."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, signals: socket.socket) -> None:
+        self._signals = signals
         self._engine: EngineLike | None = None
         self._is_ending = False
         self._connection = Connection(sock, on_end=self._leave)
@@ -190,9 +204,7 @@ class _Worker:
         exit_at_once(BROKEN)
 
     def _await_sigterm(self) -> None:
-        # A thread that waits for it: a handler would not run before the main thread's next wait has timed out, if the
-        # signal came just before that began.
-        signal.sigwait({signal.SIGTERM})
+        self._signals.recv(1)
         if self._engine is None:
             exit_at_once(OK)
         self._is_ending = True

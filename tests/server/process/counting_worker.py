@@ -21,6 +21,9 @@ be killed; take step after step without an output; be much longer than a message
 
 SMALL_FRAME = 4096
 
+# Libraries start threads when they are imported; signals may come to any of them.
+threading.Thread(target=threading.Event().wait, name="a library's", daemon=True).start()
+
 
 class CountingEngine:
     """Gives every choice of every request the tokens 0, 1, 2, ... one in a step."""
