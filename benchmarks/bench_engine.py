@@ -22,8 +22,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from harness import Arm, Comparison, compare, write_report
 
+from models.attention import PackedContext
 from models.bundled import resolve_model
 from models.tokenizer import TOKENIZER_FILE, encode, load_tokenizer, save_tokenizer, train_tokenizer
 from paging import Table
@@ -43,6 +45,8 @@ PROMPT_TOKENS = 128
 WARM_TOKENS = 100_000
 LATENCY = 0.020
 FRACTION = 0.1
+TIE = 1e-3
+"""Scores so far apart may change places with the shapes of matrix products."""
 SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": 0.95, "ignore_eos": True}
 
 
@@ -161,10 +165,12 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True, help="plain text, some tens of megabytes")
     parser.add_argument("--scratch", type=Path, help="where models and ids are made, and found again")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", choices=["paging", "latency", "dense", "demo"], nargs="*", help="these parts alone")
+    parser.add_argument(
+        "--only", choices=["paging", "latency", "dense", "demo", "equality"], nargs="*", help="these parts alone"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/engine"), help="report, without its ending")
     options = parser.parse_args()
-    parts = options.only or ["paging", "dense", "latency", "demo"]
+    parts = options.only or ["paging", "dense", "latency", "demo", "equality"]
     with ExitStack() as stack:
         scratch = options.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tolbooth-bench-")))
         memory_model = random_model(scratch, "250m-memoryllm", "--table", "synthetic")
@@ -183,6 +189,8 @@ def main() -> None:
                 comparisons.append(latency(name, model, its_ids, max(3, options.rounds // 2), facts))
         if "dense" in parts:
             comparisons.append(dense(memory_model, dense_model, ids, options.rounds))
+        if "equality" in parts:
+            equality(demo, demo_ids, facts)
     for comparison in comparisons:
         print(comparison.to_markdown())
     write_report(comparisons, options.out, title="Engine", remarks="\n".join(f"- {fact}" for fact in facts))
@@ -281,6 +289,76 @@ def latency(name: str, model: Path, ids: npt.NDArray[np.int64], rounds: int, fac
                     f"{stats.steps:,} steps, nothing to run for {stats.stall_seconds:.2f} s."
                 )
     return with_miss_rate(result, engines["paged, 20 ms late"])
+
+
+def equality(demo: Path, ids: npt.NDArray[np.int64], facts: list[str]) -> None:
+    """Compare the greedy outputs of 64 mixed requests in every manner of serving with each request's alone."""
+    generator = np.random.default_rng(7)
+    requests = [
+        Request(
+            request_id=str(number),
+            prompt_ids=ids[start : start + length].tolist(),
+            params=SamplingParams(max_tokens=count, temperature=0, ignore_eos=True),
+        )
+        for number, (start, length, count) in enumerate(
+            zip(
+                generator.integers(0, len(ids) - 1000, 64).tolist(),
+                generator.integers(1, 200, 64).tolist(),
+                generator.integers(8, 48, 64).tolist(),
+                strict=True,
+            )
+        )
+    ]
+    one_context = 2 * 4 * 6 * 256 * 1024  # bytes of keys and values: fp32, 6 layers of 256, 1,024 positions
+    manners: dict[str, tuple[int, dict[str, Any]]] = {
+        "batched": (16, {"memory": Memory.RESIDENT}),
+        "in chunks of 16 tokens a step": (16, {"memory": Memory.RESIDENT, "max_num_batched_tokens": 16}),
+        "preempted": (16, {"memory": Memory.RESIDENT, "kv_cache_bytes": one_context}),
+        "at 2% of rows": (16, {"tol_device_fraction": 0.02}),
+        "at 10% of rows, every read 20 ms late": (16, {"tol_device_fraction": FRACTION}),
+    }
+    with ExitStack() as stack:
+        single = open_engine(stack, demo, 1, {"memory": Memory.RESIDENT})
+        alone = {request.request_id: tokens_of(single, [request])[request.request_id] for request in requests}
+        for manner, (num_lanes, options) in manners.items():
+            engine = open_engine(stack, demo, num_lanes, options, late="late" in manner)
+            found = tokens_of(engine, requests)
+            differing = [request for request in requests if found[request.request_id] != alone[request.request_id]]
+            gaps = [gap(single, request, alone[request.request_id], found[request.request_id]) for request in differing]
+            if max(gaps, default=0) > TIE:
+                raise RuntimeError(f"{manner}: an output differs where its candidates are {max(gaps):.2g} apart")
+            stats = engine.stats()
+            facts.append(
+                f"demo, 64 mixed greedy requests, {manner}: {len(requests) - len(differing)} equal to the request "
+                f"alone, {len(differing)} differ first at a tie (scores at most {max(gaps, default=0):.1g} apart); "
+                f"{stats.preemptions} preemptions, {stats.deferred_steps} deferrals."
+            )
+
+
+def tokens_of(engine: Engine, requests: Sequence[Request]) -> dict[str, list[int]]:
+    """Run requests together; return their tokens."""
+    found: dict[str, list[int]] = {request.request_id: [] for request in requests}
+    for request in requests:
+        engine.add(request)
+    while engine.scheduler.has_work:
+        for output in engine.step():
+            if output.error:
+                raise RuntimeError(output.error)
+            for choice in output.choices:
+                found[output.request_id] += choice.token_ids
+    return found
+
+
+@torch.inference_mode()
+def gap(engine: Engine, request: Request, first: Sequence[int], second: Sequence[int]) -> float:
+    """Return how far apart the scores are of the first tokens in which two outputs differ, by a plain forward pass."""
+    common = next(index for index, pair in enumerate(zip(first, second, strict=True)) if pair[0] != pair[1])
+    source = engine.scheduler.rows.memory.source  # type: ignore[attr-defined]
+    ids = torch.tensor([*request.prompt_ids, *first[:common]])
+    model = engine.runner.model
+    hidden = model(ids, torch.arange(len(ids)), PackedContext([len(ids)]), source.fetch(ids))
+    scores = model.logits(hidden[-1:])[0]
+    return float((scores[first[common]] - scores[second[common]]).abs())
 
 
 def dense(memory_model: Path, dense_model: Path, ids: npt.NDArray[np.int64], rounds: int) -> Comparison:

@@ -10,6 +10,7 @@ in `--scratch` and removed again: 20,000 rows (2 GB), or all of the vocabulary (
 import argparse
 import json
 import mmap
+import os
 import shutil
 import statistics
 import subprocess
@@ -41,6 +42,12 @@ SEED = 7
 COLD_ROWS = 1024
 TOUCHED_ROWS = 128
 RESIDENT_KEYS = 64
+BUDGET = 512 * 10**6
+ALLOWANCE = 150 * 10**6
+"""What a process may take beside its budget."""
+CGROUP_NAME = "tolbooth-bench"
+CGROUPS = {Path("/sys/fs/cgroup/memory"): "memory.limit_in_bytes", Path("/sys/fs/cgroup"): "memory.max"}
+"""Where a memory cgroup can be made, of the old kind or the new one, and the name of its limit."""
 
 
 def main() -> None:
@@ -57,7 +64,11 @@ def main() -> None:
         directory = options.table or make_table(Path(scratch) / "table", full=options.full)
         facts = {
             "lease_and_release": lease_cost(),
-            "memory": [memory_growth(directory, kind, options.memory_rows) for kind in ("direct", "mapped")],
+            "memory": [
+                memory_growth(directory, kind, options.memory_rows, confined=confined)
+                for confined in (False, True)
+                for kind in ("direct", "mapped")
+            ],
             "demo_logits": demo_logits(),
             "replay": replay_hit_rate(Path(scratch)),
         }
@@ -181,24 +192,46 @@ def lease_cost() -> dict[str, float]:
     return {"keys": RESIDENT_KEYS, "median_us": statistics.median(samples), "p99_us": float(np.quantile(samples, 0.99))}
 
 
-def memory_growth(directory: Path, kind: StorageKind, num_rows: int) -> dict[str, Any]:
-    """Read random rows through a pager of 512 MB in a process of its own; every row is compared with its generator."""
-    command = [sys.executable, __file__, "_memory", str(directory), kind, str(num_rows)]
+def memory_growth(directory: Path, kind: StorageKind, num_rows: int, *, confined: bool) -> dict[str, Any]:
+    """Read random rows through a pager of 512 MB in a process of its own; every row is compared with its generator.
+
+    With `confined` the process may take the budget and 150 MB, page cache included, and no more, by a memory cgroup of
+    its own; where there can be none the result says so.
+    """
+    command = [sys.executable, __file__, "_memory", str(directory), kind, str(num_rows), str(int(confined))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)  # noqa: S603 ourselves
+    for group in CGROUPS:
+        for left in group.glob(f"{CGROUP_NAME}-*"):
+            left.rmdir()
     if done.returncode:
-        raise RuntimeError(done.stderr)
+        raise RuntimeError(f"ended with {done.returncode} {'in a memory cgroup' * confined}: {done.stderr}")
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
 
-def read_under_budget(directory: Path, kind: StorageKind, num_rows: int) -> dict[str, Any]:
+def confine(num_bytes: int) -> bool:
+    """Let this process take so many bytes more; return whether that could be arranged."""
+    for parent, limit in CGROUPS.items():
+        group = parent / f"{CGROUP_NAME}-{os.getpid()}"
+        try:
+            group.mkdir()
+            (group / limit).write_text(str(num_bytes), encoding="ascii")
+            (group / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
+        except OSError:
+            continue
+        return True
+    return False
+
+
+def read_under_budget(directory: Path, kind: StorageKind, num_rows: int, *, confined: bool) -> dict[str, Any]:
     """Do what `memory_growth` says, in this process."""
     with Table.open(directory) as table:
         geometry, table_rows = table.geometry, table.num_rows
     synthetic_rows(geometry, 0, 64, seed=SEED)
     before = resident_bytes()
+    is_confined = confined and confine(BUDGET + ALLOWANCE)
     storage = open_storage(directory, kind)
-    pager = open_pager(storage, geometry, device_budget=Budget(num_bytes=512 * 10**6))
+    pager = open_pager(storage, geometry, device_budget=Budget(num_bytes=BUDGET))
     generator, largest = np.random.default_rng(SEED), 0
     for _ in range(0, num_rows, 64):
         keys = np.unique(generator.integers(0, table_rows, 64))
@@ -218,7 +251,8 @@ def read_under_budget(directory: Path, kind: StorageKind, num_rows: int) -> dict
     return {
         "storage": storage.description,
         "table_bytes": table_rows * geometry.row_stride,
-        "budget_bytes": 512 * 10**6,
+        "budget_bytes": BUDGET,
+        "cgroup_bytes": BUDGET + ALLOWANCE if is_confined else None,
         "rows_compared": stats.row_requests,
         "major_faults": stats.major_faults,
         "growth_bytes": largest - before,
@@ -286,6 +320,12 @@ def small_table(directory: Path, geometry: TableGeometry) -> None:
         writer.write(encode_rows(values, geometry))
 
 
+def cgroup_text(memory: dict[str, Any]) -> str:
+    """Say what a process was confined to."""
+    limit = memory["cgroup_bytes"]
+    return f", in a memory cgroup that allows {limit / 1e6:.0f} MB, page cache included" if limit else ""
+
+
 def remarks(facts: dict[str, Any]) -> str:
     """Say in Markdown what was measured besides the comparisons."""
     cost, replayed = facts["lease_and_release"], facts["replay"]
@@ -299,7 +339,8 @@ def remarks(facts: dict[str, Any]) -> str:
     ]
     lines += [
         f"- {memory['rows_compared']:,} random rows of a table of {memory['table_bytes'] / 1e9:.1f} GB through 512 MB, "
-        f"{memory['storage']}: each equal to its generator; RSS grew by {memory['growth_bytes'] / 1e6:.0f} MB."
+        f"{memory['storage']}: each equal to its generator; RSS grew by {memory['growth_bytes'] / 1e6:.0f} MB"
+        f"{cgroup_text(memory)}."
         for memory in facts["memory"]
     ]
     lines += [
@@ -312,6 +353,8 @@ def remarks(facts: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["_memory"]:
-        print(json.dumps(read_under_budget(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))))  # type: ignore[arg-type]
+        print(
+            json.dumps(read_under_budget(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), confined=sys.argv[5] == "1"))
+        )  # type: ignore[arg-type]
     else:
         main()
