@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
 from tokenizers import Tokenizer
 
 from models.bundled import resolve_model
-from models.errors import CheckpointError
+from models.errors import CheckpointError, ConfigError
 from models.tokenizer import TOKENIZER_FILE, encode, load_tokenizer
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
@@ -76,11 +77,11 @@ class LLM:
         """Load a checkpoint directory or a bundled model; `options` are those of `EngineConfig`.
 
         quiet: print neither what was granted nor progress of generating. start: makes the engine. Raises what
-        `start_engine` raises, `TypeError` for an option that there is not.
+        `start_engine` raises, `ConfigError` for options that there are not or values that do not suit.
         """
         self._quiet = quiet
         with Progress() as progress:
-            self.engine = start(EngineConfig(model=model, **options), progress.update)
+            self.engine = start(_config({"model": model, **options}), progress.update)
         tokenizer_file = resolve_model(model) / TOKENIZER_FILE
         self.tokenizer: Tokenizer | None = load_tokenizer(tokenizer_file) if tokenizer_file.exists() else None
         self._numbers = itertools.count()
@@ -218,6 +219,13 @@ class _Run:
         output.token_ids += token_ids
         output.logprobs += (gain.logprobs or ())[: len(token_ids)]
         output.finish_reason, output.stop_reason = reason, stop
+
+
+def _config(options: dict[str, Any]) -> EngineConfig:
+    try:
+        return msgspec.convert(options, EngineConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"an option of LLM is wrong: {error}") from error
 
 
 def _several(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

@@ -32,7 +32,14 @@ from server.engine.messages import EngineInfo, EngineStats, FinishReason, Reques
 from server.engine.outputs import StepOutputs, finish_reason, note_tiers, tier_of
 from server.engine.row_memory import PagedMemory
 from server.engine.runner import Runner
-from server.engine.sampling import SampledSequence, SampledTokens, Sampler, check_params, prompt_logprobs
+from server.engine.sampling import (
+    SampledSequence,
+    SampledTokens,
+    Sampler,
+    ScoresError,
+    check_params,
+    prompt_logprobs,
+)
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import RequestState, Sequence
 from server.engine.step_rows import Chunk, Step
@@ -71,7 +78,7 @@ class Engine:
         self.info = info
         self.scheduler = scheduler
         self.sampler = Sampler(info.vocab_size, runner.device)
-        self._runner = runner
+        self.runner = runner
         self._memory = scheduler.rows.memory
         self._fingerprint = fingerprint
         self._shares_prefixes = shares_prefixes
@@ -148,8 +155,8 @@ class Engine:
         started = self._clock()
         tiers = note_tiers(step)
         try:
-            hidden_Nd = self._runner.run(step.chunks, self._memory.rows(step.leases))
-            self._score_prompts(step, hidden_Nd)
+            hidden_Nd = self.runner.run(step.chunks, self._memory.rows(step.leases))
+            broken = self._score_prompts(step, hidden_Nd)
             ends, tokens = self._sample(step, hidden_Nd)
         except BaseException as error:
             self.scheduler.abandon(step)
@@ -159,7 +166,13 @@ class Engine:
                 self._fail(chunk.sequence, str(error), outputs)
             return outputs.messages()
         self.scheduler.finish(step, self._clock() - started)
-        self._hand_out(step, ends, tokens, tiers, outputs)
+        for sequence, why in broken:
+            self._fail(sequence, why, outputs)
+        if tokens is not None:
+            self._hand_out(
+                [step.chunks[index].sequence for index in ends], tokens, [tiers[index] for index in ends], outputs
+            )
+        self._end_scored(step, outputs)
         return outputs.messages()
 
     def stats(self) -> EngineStats:
@@ -216,6 +229,8 @@ class Engine:
             raise RequestError(
                 f"the prompt has token ids outside the vocabulary, 0 to {info.vocab_size - 1}", param="prompt"
             )
+        if params.n > self.scheduler.max_waiting:
+            raise RequestError(f"n is {params.n}; at most {self.scheduler.max_waiting} may wait at once", param="n")
         check_params(params, info.vocab_size, request.bad_word_ids)
 
     def _wait(self) -> None:
@@ -225,21 +240,28 @@ class Engine:
         elif self._is_seeding:
             self._memory.idle(_SEED_WAIT)
 
-    def _score_prompts(self, step: Step, hidden_Nd: Tensor) -> None:
-        """Score the prompts of requests that asked for it, as far as this step comes."""
+    def _score_prompts(self, step: Step, hidden_Nd: Tensor) -> list[tuple[Sequence, str]]:
+        """Score the prompts of requests that asked for it, as far as this step comes; return whose failed, and why."""
+        broken: list[tuple[Sequence, str]] = []
         start = 0
         for chunk in step.chunks:
-            state, first = chunk.sequence.state, chunk.sequence.num_computed
-            num = state.request.params.prompt_logprobs
-            # The scores at a position are those of the token after it; what an earlier choice has scored stays.
-            begin = max(first, len(state.prompt_logprobs) - 1)
-            stop = min(first + chunk.length, len(state.prompt_ids) - 1)
-            if num is not None:
-                for left in range(begin, stop, _SCORED_AT_ONCE):
-                    right = min(left + _SCORED_AT_ONCE, stop)
-                    scores = self._runner.scores(hidden_Nd, range(start + left - first, start + right - first))
-                    state.prompt_logprobs += prompt_logprobs(scores, state.prompt_ids[left + 1 : right + 1], num)
+            if chunk.sequence.state.request.params.prompt_logprobs is not None:
+                try:
+                    self._score_prompt(chunk, hidden_Nd, start)
+                except ScoresError as error:
+                    broken.append((chunk.sequence, str(error)))
             start += chunk.length
+        return broken
+
+    def _score_prompt(self, chunk: Chunk, hidden_Nd: Tensor, start: int) -> None:
+        state, first = chunk.sequence.state, chunk.sequence.num_computed
+        num = state.request.params.prompt_logprobs or 0
+        # The scores at a position are those of the token after it; what an earlier choice has scored stays.
+        begin, stop = max(first, len(state.prompt_logprobs) - 1), min(first + chunk.length, len(state.prompt_ids) - 1)
+        for left in range(begin, stop, _SCORED_AT_ONCE):
+            right = min(left + _SCORED_AT_ONCE, stop)
+            scores = self.runner.scores(hidden_Nd, range(start + left - first, start + right - first))
+            state.prompt_logprobs += prompt_logprobs(scores, state.prompt_ids[left + 1 : right + 1], num)
 
     def _sample(self, step: Step, hidden_Nd: Tensor) -> tuple[list[int], SampledTokens | None]:
         """Return which chunks end with a new token, by their number in the step, and the tokens."""
@@ -253,58 +275,64 @@ class Engine:
                 positions.append(start - 1)
         if not ends:
             return ends, None
-        scores = self._runner.scores(hidden_Nd, positions)
+        scores = self.runner.scores(hidden_Nd, positions)
         sampled = [step.chunks[index].sequence.sampled for index in ends]
         return ends, self.sampler.sample(scores, [each for each in sampled if each is not None])
 
     def _hand_out(
-        self, step: Step, ends: list[int], tokens: SampledTokens | None, tiers: list[int], outputs: StepOutputs
+        self, sequences: list[Sequence], tokens: SampledTokens, tiers: list[int], outputs: StepOutputs
     ) -> None:
-        going_on: list[Sequence] = []
-        told: list[tuple[Chunk, int, int]] = []
-        if tokens is not None:
-            for row, index in enumerate(ends):
-                sequence = step.chunks[index].sequence
-                if row in tokens.errors:
-                    continue
-                sequence.append(tokens.token_ids[row])
-                told.append((step.chunks[index], row, tiers[index]))
-            going_on = [chunk.sequence for chunk, _, _ in told]
+        """Give sequences their new tokens; `tiers` are those of the rows before these."""
+        reasons: list[FinishReason | None] = []
+        for row, (sequence, token_id) in enumerate(zip(sequences, tokens.token_ids, strict=True)):
+            if row in tokens.errors or sequence not in sequence.state.sequences:  # its prompt's scores failed
+                reasons.append(FinishReason.ERROR)
+                continue
+            sequence.append(token_id)
+            reasons.append(self._reason(sequence, token_id))
         # From this instant it is known which rows are needed next.
-        self.scheduler.rows.ask([sequence for sequence in going_on if self._reason(sequence) is None])
-        for chunk, row, tier in told:
-            assert tokens is not None, "what is told are tokens"
-            sequence, token_id = chunk.sequence, tokens.token_ids[row]
-            reason = self._reason(sequence)
-            is_stop_token = reason is FinishReason.STOP and token_id in sequence.state.request.params.stop_token_ids
+        self.scheduler.rows.ask([each for each, reason in zip(sequences, reasons, strict=True) if reason is None])
+        for row, (sequence, reason) in enumerate(zip(sequences, reasons, strict=True)):
+            if reason is FinishReason.ERROR:
+                if row in tokens.errors:
+                    self._fail(sequence, str(tokens.errors[row]), outputs)
+                continue
             if reason is not None:
                 self._end(sequence)
+            request, token_id = sequence.state.request, tokens.token_ids[row]
+            is_stop_token = reason is FinishReason.STOP and token_id in request.params.stop_token_ids
             outputs.add(
                 sequence,
                 token_id,
                 reason=reason,
                 stop_token_id=token_id if is_stop_token else None,
                 logprobs=tokens.logprobs[row],
-                tier=tier_of(tier) if sequence.state.request.return_tiers else None,
+                tier=tier_of(tiers[row]) if request.return_tiers else None,
             )
-        self._num_generated += len(told)
-        if tokens is not None:
-            for row, error in tokens.errors.items():
-                self._fail(step.chunks[ends[row]].sequence, str(error), outputs)
+            self._num_generated += 1
+
+    def _end_scored(self, step: Step, outputs: StepOutputs) -> None:
+        """End those whose prompt was to be scored and no more."""
         for chunk in step.chunks:
             sequence = chunk.sequence
-            if not sequence.num_pending and sequence.state.request.params.max_tokens == 0:  # only to be scored
+            is_over = not sequence.num_pending and sequence.state.request.params.max_tokens == 0
+            if is_over and sequence in sequence.state.sequences:
                 self._end(sequence)
                 outputs.end(sequence, FinishReason.LENGTH)
 
-    def _reason(self, sequence: Sequence) -> FinishReason | None:
+    def _reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
         return finish_reason(
-            sequence, sequence.ids[-1], eos_token_id=self.info.eos_token_id, max_model_len=self.info.max_model_len
+            sequence, token_id, eos_token_id=self.info.eos_token_id, max_model_len=self.info.max_model_len
         )
 
     def _fail(self, sequence: Sequence, why: str, outputs: StepOutputs) -> None:
-        self._end(sequence)
-        outputs.end(sequence, FinishReason.ERROR, error=why)
+        """End a sequence with an error; with it its request's others, where they need the same prompt."""
+        state = sequence.state
+        failed = [sequence] if state.is_prompt_computed else [*state.sequences]
+        for each in failed:
+            if each in state.sequences:
+                self._end(each)
+                outputs.end(each, FinishReason.ERROR, error=why)
 
     def _end(self, sequence: Sequence) -> None:
         self.scheduler.remove(sequence)
@@ -312,4 +340,4 @@ class Engine:
 
     def _forget_if_over(self, state: RequestState) -> None:
         if not state.sequences:
-            del self._requests[state.request.request_id]
+            self._requests.pop(state.request.request_id, None)

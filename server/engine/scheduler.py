@@ -94,7 +94,8 @@ class Scheduler:
         """Sequences that sat out the last step for a row."""
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
-        self._max_waiting = max_waiting
+        self.max_waiting = max_waiting
+        """Sequences that may wait."""
 
     @property
     def has_work(self) -> bool:
@@ -103,9 +104,9 @@ class Scheduler:
 
     def add(self, state: RequestState) -> None:
         """Queue a request's sequences and start bringing its prompt's rows; `QueueFullError` where too many wait."""
-        if len(self.waiting) + len(state.sequences) > self._max_waiting:
+        if len(self.waiting) + len(state.sequences) > self.max_waiting:
             raise QueueFullError(
-                f"{len(self.waiting)} sequences wait already, and at most {self._max_waiting} may; try again later"
+                f"{len(self.waiting)} sequences wait already, and at most {self.max_waiting} may; try again later"
             )
         num_cached = len(self.blocks.cached(state.sequences[0])) * self.blocks.block_size
         state.prefetch = self.rows.memory.prefetch(np.array(state.prompt_ids[num_cached:], dtype=np.int64))
@@ -219,10 +220,9 @@ class Scheduler:
         self.waiting.remove(sequence)
         insort(self.started, sequence, key=order_of)
         sequence.is_started = True
-        if not sequence.output_ids:
-            if sequence.state.num_cached_tokens is None:
-                sequence.state.num_cached_tokens = sequence.num_computed
-            self.counters.prompt_tokens += len(sequence.ids)
+        if sequence.state.num_cached_tokens is None:
+            sequence.state.num_cached_tokens = sequence.num_computed
+            self.counters.prompt_tokens += len(sequence.state.prompt_ids)
             self.counters.cached_prompt_tokens += sequence.num_computed
         if sequence.num_pending == 1:
             self.rows.ask([sequence])

@@ -21,6 +21,8 @@ from server.engine.sequence import Sequence
 _FIRST_STEP_SECONDS = 0.01
 _STEP_WEIGHT = 0.2
 """Of the newest step in the running estimate of a step's time."""
+_MOST_PATIENCE = 1.0
+"""Seconds; whoever never wants to defer still wants to be able to abort."""
 _LEASE_SHARE = 4
 """A lease that is kept while its sequence sits out takes one in so many of the leasable rows at most."""
 
@@ -79,7 +81,7 @@ class StepRows:
     @property
     def patience(self) -> float:
         """Seconds that late rows are waited for while other sequences could run."""
-        return min(self._defer_after * self.step_seconds, self._row_timeout)
+        return min(self._defer_after * self.step_seconds, _MOST_PATIENCE)
 
     def ask(self, sequences: Items[Sequence]) -> None:
         """Start reading the row that each sequence needs next, where it is not at hand and not asked for."""
@@ -103,9 +105,8 @@ class StepRows:
         """
         if sequence.lease is None:
             if rows is not None and rows < 1:
-                sequence.lease = self.memory.lease(
-                    sequence.pending(1)
-                )  # in the queue with those that have all the room
+                # In the queue behind those that have all the room.
+                sequence.lease = self.memory.lease(sequence.pending(1))
             elif (common := self._common_chunk(sequence, limit, rows)) is not None:
                 return common
         lease = sequence.lease

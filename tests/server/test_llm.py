@@ -2,6 +2,7 @@
 
 import pytest
 
+from models.errors import ConfigError
 from models.tokenizer import encode
 from server import LLM, SamplingParams
 from server.engine.errors import RequestError
@@ -77,8 +78,14 @@ def test_a_refused_prompt_aborts_the_others(llm):
 
 
 def test_unknown_options_are_errors(memory_model):
-    with pytest.raises(TypeError, match="tol_device_percent"):
+    with pytest.raises(ConfigError, match="tol_device_percent"):
         LLM(str(memory_model), tol_device_percent=3)
+
+
+@pytest.mark.parametrize(("option", "value"), [("memory", "vram"), ("max_num_seqs", "many"), ("dtype", 16)])
+def test_values_that_do_not_suit_an_option_are_errors(memory_model, option, value):
+    with pytest.raises(ConfigError, match=option):
+        LLM(str(memory_model), **{option: value})
 
 
 def test_what_was_granted_is_printed(memory_model, tolbooth, capsys):

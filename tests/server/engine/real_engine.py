@@ -70,9 +70,9 @@ class Recorder:
 
     def __init__(self, engine):
         self.chunks, self.scores = [], []
-        self._runner = engine._runner
-        self._run, self._scores = engine._runner.run, engine._runner.scores
-        engine._runner.run, engine._runner.scores = self.run, self.score
+        self._runner = engine.runner
+        self._run, self._scores = engine.runner.run, engine.runner.scores
+        engine.runner.run, engine.runner.scores = self.run, self.score
 
     def run(self, chunks, rows):
         self.chunks.append(
