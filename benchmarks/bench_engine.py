@@ -166,11 +166,14 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, help="where models and ids are made, and found again")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument(
-        "--only", choices=["paging", "latency", "dense", "demo", "equality"], nargs="*", help="these parts alone"
+        "--only",
+        choices=["paging", "latency", "dense", "demo", "host", "equality"],
+        nargs="*",
+        help="these parts alone",
     )
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/engine"), help="report, without its ending")
     options = parser.parse_args()
-    parts = options.only or ["paging", "dense", "latency", "demo", "equality"]
+    parts = options.only or ["paging", "dense", "latency", "demo", "host", "equality"]
     with ExitStack() as stack:
         scratch = options.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tolbooth-bench-")))
         memory_model = random_model(scratch, "250m-memoryllm", "--table", "synthetic")
@@ -189,6 +192,8 @@ def main() -> None:
                 comparisons.append(latency(name, model, its_ids, max(3, options.rounds // 2), facts))
         if "dense" in parts:
             comparisons.append(dense(memory_model, dense_model, ids, options.rounds))
+        if "host" in parts:
+            host_time("250m-memoryllm", memory_model, facts)
         if "equality" in parts:
             equality(demo, demo_ids, facts)
     for comparison in comparisons:
@@ -258,6 +263,62 @@ def paging(  # noqa: PLR0917
         line += f"; with a fault {1e3 * statistics.median(tenth.fault_seconds):.3f} ms"
     facts.append(line + ".")
     return with_miss_rate(result, tenth)
+
+
+def host_time(name: str, model: Path, facts: list[str]) -> None:
+    """Measure what a paged memory adds to the host's time of a step: all that a step asks of it, without the model."""
+    with ExitStack() as stack:
+        resident = open_engine(stack, model, 16, {"memory": Memory.RESIDENT})
+        paged = open_engine(stack, model, 16, {"tol_device_fraction": FRACTION})
+        vocab_size = paged.info.vocab_size
+        layers = range(paged.runner.model.config.num_hidden_layers)
+        generator, single = np.random.default_rng(7), 0.0  # what one row takes, resident
+        for num_rows in (1, 16):
+            held = generator.choice(vocab_size, 256, replace=False)
+            memories = [resident.scheduler.rows.memory, paged.scheduler.rows.memory]
+            for memory in memories:
+                ask(memory, held, layers)
+            samples: list[list[float]] = [[], []]
+            for index in range(6000):
+                keys = generator.choice(held, num_rows)
+                for which in (0, 1) if index % 2 else (1, 0):
+                    started = time.perf_counter()
+                    ask(memories[which], keys, layers)
+                    samples[which].append(1e6 * (time.perf_counter() - started))
+            medians = [statistics.median(each) for each in samples]
+            single = medians[0] if num_rows == 1 else single
+            facts.append(
+                f"{name}, host time of a step's memory, {num_rows} rows, every one in its slot, 2 threads: resident "
+                f"{medians[0]:.0f} us, paged {medians[1]:.0f} us, added {medians[1] - medians[0]:+.0f} us (medians of "
+                f"{len(samples[0]):,}, in turns)."
+            )
+        memory, beside = memories[1], []
+        for key in generator.permutation(vocab_size)[:600]:
+            before = paged.stats().memory
+            started = time.perf_counter()
+            ask(memory, np.array([key]), layers)
+            seconds = time.perf_counter() - started
+            after = paged.stats().memory
+            if after["major_faults"] > before["major_faults"]:
+                reading = after["read_latency_sum"] - before["read_latency_sum"]
+                beside.append(1e6 * (seconds - reading) - single)
+        facts.append(
+            f"{name}, one major fault: {statistics.median(beside):.0f} us added beside the read itself (median of "
+            f"{len(beside)})."
+        )
+
+
+def ask(memory: Any, keys: npt.NDArray[np.int64], layers: Sequence[int]) -> None:
+    """Ask a memory for what a step asks of it."""
+    memory.poll()
+    memory.resident(keys)  # when the tokens become known
+    memory.resident(keys)  # when the step is scheduled
+    lease = memory.lease(keys)
+    memory.wait_for([lease], 60)
+    rows = memory.rows([lease])
+    for layer in layers:
+        rows.gather(layer)
+    memory.release(lease)
 
 
 def latency(name: str, model: Path, ids: npt.NDArray[np.int64], rounds: int, facts: list[str]) -> Comparison:
