@@ -1,9 +1,10 @@
 """Faults for an engine in another process: a plan in a file, which may change while the engine runs.
 
 `PLAN.json` says what is injected from the next read on. While `PLAN.hold` is there, an engine does not get through
-loading; `PLAN.held` says that one waits. Only for tests.
+loading; `PLAN.held` says that one waits. `PLAN.release` lets go of all reads that are late. Only for tests.
 """
 
+import threading
 import time
 from pathlib import Path
 
@@ -20,7 +21,9 @@ class FaultFile:
 
     def __init__(self, path):
         self.path = Path(path)
-        self._hold, self._held = self.path.with_suffix(".hold"), self.path.with_suffix(".held")
+        self._hold, self._held, self._release = (
+            self.path.with_suffix(suffix) for suffix in (".hold", ".held", ".release")
+        )
 
     def write(self, **plan):
         """Inject this from the next read on: the fields of `FaultPlan`."""
@@ -49,6 +52,14 @@ class FaultFile:
             self._replace(self._held, b"")
             time.sleep(_INTERVAL)
 
+    def release(self):
+        """Let go of all reads that are late, and make none late from now on."""
+        self._replace(self._release, b"")
+
+    def wait_for_release(self):
+        while not self._release.exists():
+            time.sleep(_INTERVAL)
+
     @staticmethod
     def _replace(path, data):
         part = path.with_name(f"{path.name}.part")
@@ -62,7 +73,12 @@ class PlannedStorage(FaultyStorage):
     def __init__(self, storage, faults):
         super().__init__(storage, faults.read())
         self._faults = faults
+        threading.Thread(target=self._await_release, daemon=True).start()
 
     def submit(self, reads, completions):
         self._plan = self._faults.read()
         super().submit(reads, completions)
+
+    def _await_release(self):
+        self._faults.wait_for_release()
+        self.stop()
