@@ -198,7 +198,8 @@ def main() -> None:
             equality(demo, demo_ids, facts)
     for comparison in comparisons:
         print(comparison.to_markdown())
-    write_report(comparisons, options.out, title="Engine", remarks="\n".join(f"- {fact}" for fact in facts))
+    remarks = "\n".join(f"- {fact}" for fact in facts)
+    write_report(comparisons, options.out, title="Engine", remarks=remarks, more={"facts_measured": facts})
 
 
 def random_model(scratch: Path, name: str, *options: str) -> Path:

@@ -150,7 +150,8 @@ def main() -> None:
             comparisons.append(measure("demo", demo, options.rounds, facts))
     for comparison in comparisons:
         print(comparison.to_markdown())
-    write_report(comparisons, options.out, title="Serving", remarks="\n".join(f"- {fact}" for fact in facts))
+    remarks = "\n".join(f"- {fact}" for fact in facts)
+    write_report(comparisons, options.out, title="Serving", remarks=remarks, more={"facts_measured": facts})
 
 
 def measure(name: str, load: Load, rounds: int, facts: list[str]) -> Comparison:
