@@ -20,8 +20,7 @@ _ROOT = Path(__file__).parents[3]
 _INTERVAL = 0.02
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Never used; for each client that has none httpx reads all the certificates of this machine."""
-_TOLBOOTH = (sys.executable, "-c", "import sys; from server.cli.app import main; sys.exit(main(sys.argv[1:]))")
-_FAULTY = (sys.executable, "-m", "tests.server.serving.faulty_serve")
+_COMMAND = (sys.executable, "-m", "tests.server.serving.serve")
 
 
 def eventually(condition, what, timeout=PATIENCE):
@@ -41,13 +40,13 @@ class ServerProcess:
         self.faults = FaultFile(folder / "plan.json")
         self.faults.write()
         self._output = folder / "output.txt"
-        command = [*_FAULTY, self.faults.path] if faulty else [*_TOLBOOTH]
+        command = [*_COMMAND, *(["--faults", self.faults.path] if faulty else [])]
         command += ["serve", model, "--port", "0", "--device", "cpu", "--threads", "1", *arguments]
         environment = {**os.environ, "XDG_CACHE_HOME": str(folder), "XDG_DATA_HOME": str(folder)}
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
                 [str(part) for part in command],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
                 env=environment,
@@ -144,6 +143,7 @@ class ServerProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait(PATIENCE)
+        self.process.stdin.close()
 
     def _said(self, start):
         """Wait for a line that begins so, and return what follows."""
