@@ -12,7 +12,7 @@ import msgspec
 
 from paging.storage.faulty import FaultPlan, FaultyStorage
 
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 _INTERVAL = 0.01
 
 

@@ -13,8 +13,10 @@ import httpx
 
 from tests.server.serving.faults import FaultFile
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds that a test waits for what must happen, before it fails."""
+LONGEST = 600
+"""Seconds that a test may take, engines that it starts included: most of a start is importing."""
 
 _ROOT = Path(__file__).parents[3]
 _INTERVAL = 0.02

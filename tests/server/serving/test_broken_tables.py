@@ -9,7 +9,10 @@ import pytest
 from paging import Table
 from paging.rowfiles import RowFiles
 from tests.server.http.conftest import error_of
+from tests.server.serving.server_process import LONGEST
 from tests.server.serving.streams import text_of
+
+pytestmark = pytest.mark.timeout(LONGEST)
 
 SOUND = range(1, 60)
 """Tokens whose rows nothing happens to; far more than the server has room for."""

@@ -8,7 +8,9 @@ import struct
 import pytest
 
 from tests.server.serving.raw_client import connect, post
-from tests.server.serving.server_process import PATIENCE, eventually
+from tests.server.serving.server_process import LONGEST, PATIENCE, eventually
+
+pytestmark = pytest.mark.timeout(LONGEST)
 
 NUM_CLIENTS = 150
 AT_ONCE = 30

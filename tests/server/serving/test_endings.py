@@ -6,7 +6,9 @@ import pytest
 
 from paging.storage.faulty import RowFault
 from tests.server.http.conftest import error_of
-from tests.server.serving.server_process import PATIENCE, eventually
+from tests.server.serving.server_process import LONGEST, PATIENCE, eventually
+
+pytestmark = pytest.mark.timeout(LONGEST)
 
 LATE = 200
 """A row that does not come before it is let go."""

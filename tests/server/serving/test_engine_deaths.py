@@ -11,8 +11,10 @@ import pytest
 
 from paging.storage.faulty import RowFault
 from tests.server.http.conftest import error_of
-from tests.server.serving.server_process import PATIENCE, eventually, is_running, state_of
+from tests.server.serving.server_process import LONGEST, PATIENCE, eventually, is_running, state_of
 from tests.server.serving.streams import Stream
+
+pytestmark = pytest.mark.timeout(LONGEST)
 
 LATE = 200
 """A row that does not come while a test lasts."""

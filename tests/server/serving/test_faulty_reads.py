@@ -7,7 +7,10 @@ import pytest
 
 from paging.storage.faulty import Fault, RowFault
 from tests.server.http.conftest import error_of
+from tests.server.serving.server_process import LONGEST
 from tests.server.serving.streams import text_of
+
+pytestmark = pytest.mark.timeout(LONGEST)
 
 TOKENS = range(1, 80)
 """Far more than the server has room for."""

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from server.http.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from tests.server.http.conftest import TEMPLATE
 from tests.server.serving.raw_client import connect, post, read_response
-from tests.server.serving.server_process import NO_TLS, PATIENCE, eventually
+from tests.server.serving.server_process import LONGEST, NO_TLS, PATIENCE, eventually
+
+pytestmark = pytest.mark.timeout(LONGEST)
 
 MAX_BODY, MAX_HEADER = 100_000, 8192
 OPTIONS = {"max-body-bytes": MAX_BODY, "max-header-bytes": MAX_HEADER, "max-n": 4, "max-prompts": 4, "max-sequences": 8}

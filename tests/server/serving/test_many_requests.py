@@ -6,7 +6,9 @@ import collections
 import pytest
 
 from tests.server.serving.raw_client import ask, post
-from tests.server.serving.server_process import eventually
+from tests.server.serving.server_process import LONGEST, eventually
+
+pytestmark = pytest.mark.timeout(LONGEST)
 
 NUM_REQUESTS = 1000
 MAX_WAITING, MAX_NUM_SEQS = 10, 4
