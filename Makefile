@@ -27,9 +27,11 @@ demo: $(STAMP) ## print text from the bundled model: make demo PROMPT="Once upon
 serve: $(STAMP) ## serve the bundled model at http://127.0.0.1:8000/v1, a tenth of its rows in memory
 	@$(BIN)/tolbooth serve --tol-device-fraction 0.1 $(SERVE_OPTIONS)
 
+# The demo's tokenizer stands in for one of 128,256 entries: prompts become ids, most of the random answer has no text.
 serve-1b: $(STAMP) ## serve random weights at 1B size: makes a table of 12.6 GB in RANDOM_1B first
 	@test -e "$(RANDOM_1B)/config.json" || \
 		$(BIN)/tolbooth init 1b-memoryllm --table synthetic --out "$(RANDOM_1B)"
+	@cp models/demos/demo/tokenizer.json models/demos/demo/tokenizer_config.json "$(RANDOM_1B)"
 	@$(BIN)/tolbooth serve "$(RANDOM_1B)" --served-model-name random-1b --tol-device-bytes 1200000000 $(SERVE_OPTIONS)
 
 test: $(STAMP) ## run all tests
