@@ -48,8 +48,9 @@ class FaultFile:
     def wait_to_go_on(self):
         """Wait where an engine is to wait while it loads."""
         deadline = time.monotonic() + _PATIENCE
+        if self._hold.exists():
+            self._replace(self._held, b"")  # once: who asks again is told of the next engine
         while self._hold.exists() and time.monotonic() < deadline:
-            self._replace(self._held, b"")
             time.sleep(_INTERVAL)
 
     def release(self):

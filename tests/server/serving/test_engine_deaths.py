@@ -43,7 +43,8 @@ def num_served(server):
     server.faults.go_on()
     server.await_health(200)
     server.await_idle()
-    return server.post(prompt=[1, 2, 3], max_tokens=5, ignore_eos=True).json()["usage"]["completion_tokens"]
+    answer = server.post(prompt=[1, 2, 3], max_tokens=5, ignore_eos=True, allowed_token_ids=[1, 2, 3])
+    return answer.json()["usage"]["completion_tokens"]
 
 
 @pytest.fixture(scope="module")
