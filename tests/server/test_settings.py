@@ -18,7 +18,7 @@ def settings(tmp_path, *, flags=None, environment=None, file=None):
 
 
 def test_without_anything_said_the_defaults_hold(tmp_path):
-    assert ServerConfig(engine=EngineConfig(model="demo")) == settings(tmp_path)
+    assert ServerConfig(engine=EngineConfig(model="demo", keep_hot_set=True)) == settings(tmp_path)
 
 
 def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(tmp_path):
@@ -33,7 +33,9 @@ def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(t
 
 def test_every_source_takes_every_kind_of_value(tmp_path):
     expected = ServerConfig(
-        engine=EngineConfig(model="m", device=Device.CPU, tol_device_fraction=0.5, enable_prefix_caching=False),
+        engine=EngineConfig(
+            model="m", device=Device.CPU, tol_device_fraction=0.5, enable_prefix_caching=False, keep_hot_set=True
+        ),
         uds="/s",
         api_key=("a", "b"),
         protect_metrics=True,

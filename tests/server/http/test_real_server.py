@@ -3,6 +3,7 @@
 import contextlib
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,10 +97,9 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model(stored_models):
-    directory = stored_models["memory"]
-    if not (directory / "table").exists():
-        export_table(directory, directory / "table")
+def model(stored_models, tmp_path_factory):
+    directory = shutil.copytree(stored_models["memory"], tmp_path_factory.mktemp("real") / "memory")
+    export_table(directory, directory / "table")
     return directory
 
 
