@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -37,15 +36,14 @@ from server.engine.capacity import free_bytes
 from server.engine.choices import Dtype, Memory
 from server.engine.config import DEVICE_BUDGETS, EngineConfig
 from server.engine.engine import Engine
+from server.engine.loaded import Loaded, describe
 from server.engine.loading import TORCH_DTYPES, torch_device
-from server.engine.messages import EngineInfo
 from server.engine.model_tables import PhaseProgress, open_model_table, phase
 from server.engine.row_memory import PagedMemory, RowMemory, WholeMemory
 from server.engine.runner import Runner
 from server.engine.scheduler import Scheduler
 from server.engine.sequence_blocks import SequenceBlocks
 from server.engine.step_rows import StepRows
-from server.units import num_bytes_text
 
 OpenStorage = Callable[[Table, EngineConfig], Storage]
 """Opens what a table's rows are read through."""
@@ -64,27 +62,6 @@ def open_table_storage(table: Table, config: EngineConfig) -> Storage:
     # With a host tier of our own, pages that the kernel keeps as well are memory that nobody budgeted.
     has_host_tier = bool(config.tol_host_bytes) or torch_device(config.device).type == "cuda"
     return open_storage(table, config.tol_storage, drop_pages=has_host_tier)
-
-
-@dataclass(frozen=True)
-class _Start:
-    """What is there once everything is loaded."""
-
-    config: EngineConfig
-    directory: Path
-    kind: Memory | None
-    model: Transformer
-    cache: KVCache
-    max_model_len: int
-    memory: RowMemory
-    table: Table | None
-    storage: Storage | None
-    """Behind a paged memory."""
-
-    @property
-    def pager(self) -> Pager | None:
-        """The pager of a paged memory."""
-        return self.memory.pager if isinstance(self.memory, PagedMemory) else None
 
 
 @torch.inference_mode()
@@ -117,7 +94,7 @@ def start_engine(
         return Engine(
             runner=Runner(start.model, start.cache),
             scheduler=scheduler,
-            info=_info(start, seconds),
+            info=describe(start, seconds),
             fingerprint=read_fingerprints(start.directory).backbone,
             shares_prefixes=config.enable_prefix_caching,
             row_bytes=0 if start.table is None else start.table.geometry.row_bytes,
@@ -133,7 +110,7 @@ def _load(
     on_progress: PhaseProgress | None,
     open_storage: OpenStorage,
     seconds: dict[str, float],
-) -> _Start:
+) -> Loaded:
     """Load model, cache and memory; what is to be closed goes on the stack, what took how long into `seconds`."""
     place = torch_device(config.device)
     if config.threads is not None or place.type == "cpu":
@@ -165,7 +142,7 @@ def _load(
             memory = PagedMemory(pager, dtype=dtype)
         else:
             memory = WholeMemory(_row_source(kind, model, table, on_progress))
-    return _Start(config, directory, kind, model, cache, max_model_len, memory, table, storage)
+    return Loaded(config, directory, kind, model, cache, max_model_len, memory, table, storage)
 
 
 @contextmanager
@@ -273,7 +250,7 @@ def _device_budget(config: EngineConfig, model: Transformer, table: Table) -> Bu
     return Budget(num_rows=min(table.num_rows, max(left // stride, config.max_num_seqs + 1)))
 
 
-def _warm_up(start: _Start, stack: ExitStack) -> tuple[HotSetKeeper | None, Prefetch | None]:
+def _warm_up(start: Loaded, stack: ExitStack) -> tuple[HotSetKeeper | None, Prefetch | None]:
     """Start bringing rows that were hot last time, or that the counts kept with the model say will be."""
     pager, table = start.pager, start.table
     if pager is None or table is None:
@@ -300,72 +277,3 @@ def _warm_up(start: _Start, stack: ExitStack) -> tuple[HotSetKeeper | None, Pref
 
 def _warn(error: Exception) -> None:
     sys.stderr.write(f"warning: {error}\n")
-
-
-def _info(start: _Start, seconds: dict[str, float]) -> EngineInfo:
-    config, model, cache, weight = start.config, start.model, start.cache, start.model.head_weight
-    return EngineInfo(
-        max_model_len=start.max_model_len,
-        vocab_size=model.config.vocab_size,
-        eos_token_id=model.config.eos_token_id,
-        bos_token_id=model.config.bos_token_id,
-        max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=config.max_num_batched_tokens,
-        kv_blocks=cache.num_blocks,
-        block_size=cache.block_size,
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        device=torch.cuda.get_device_name(weight.device) if weight.is_cuda else "cpu",
-        dtype=str(weight.dtype).removeprefix("torch."),
-        granted=_granted(start),
-        table=_table_facts(start),
-        startup_seconds=seconds,
-    )
-
-
-def _granted(start: _Start) -> dict[str, str]:
-    """Say what was asked and what was granted, for a person."""
-    config, cache, pager, table = start.config, start.cache, start.pager, start.table
-    granted = {
-        "sequences": f"{config.max_num_seqs} at once, {config.max_num_batched_tokens} tokens a step",
-        "context": f"{start.max_model_len} tokens of the model's {start.model.config.max_position_embeddings}",
-        "keys and values": (
-            f"{cache.num_blocks} blocks of {cache.block_size} positions, {num_bytes_text(2 * cache.keys.nbytes)}; "
-            f"asked for: {_asked(config.kv_cache_bytes)}"
-        ),
-    }
-    if pager is None or table is None or start.storage is None:
-        granted["memory"] = "none, a dense model" if start.kind is None else str(start.kind)
-        return granted
-    stats = pager.stats()
-    given = [f"{name} {getattr(config, name)}" for name in DEVICE_BUDGETS if getattr(config, name) is not None]
-    return granted | {
-        "device tier": (
-            f"{stats.device_slots:,} of {table.num_rows:,} rows, {num_bytes_text(stats.device_bytes)}; "
-            f"asked for: {given[0] if given else 'as many as there is memory for'}"
-        ),
-        "host tier": (
-            f"{stats.host_slots:,} rows, {num_bytes_text(stats.host_bytes)}; asked for: {_asked(config.tol_host_bytes)}"
-        ),
-        "storage": f"{start.storage.description}; asked for: {config.tol_storage or 'nothing'}",
-        "policy": str(config.tol_policy),
-    }
-
-
-def _table_facts(start: _Start) -> dict[str, str | int]:
-    table = start.table
-    if table is None:
-        return {}
-    geometry = table.geometry
-    return {
-        "encoding": str(geometry.encoding or "mixed"),
-        "layers": len(geometry.segments),
-        "vocab_size": table.num_rows,
-        "row_bytes": geometry.row_bytes,
-        "table_bytes": table.num_rows * geometry.row_stride,
-        "storage": "none" if start.storage is None else start.storage.description,
-        "policy": str(start.config.tol_policy),
-    }
-
-
-def _asked(num_bytes: int | None) -> str:
-    return "nothing" if num_bytes is None else num_bytes_text(num_bytes)
