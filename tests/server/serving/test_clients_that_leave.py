@@ -106,7 +106,6 @@ def test_a_client_that_does_not_read_holds_nobody_up_and_leaves_nothing_behind(s
         assert 20 == answer.json()["usage"]["completion_tokens"]
     server.await_idle()  # the engine has finished what nobody reads
     assert server.resident_bytes < before + 100 * 2**20
-    assert server.num_files > num_files
     deaf_client.close()
     eventually(lambda: server.num_files <= num_files, "its connection is closed")
 
