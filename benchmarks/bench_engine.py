@@ -189,7 +189,7 @@ def main() -> None:
             if "paging" in parts or name == "demo":
                 comparisons += [paging(name, model, its_ids, count, options.rounds, facts) for count in (1, 16)]
             if "latency" in parts or name == "demo":
-                comparisons.append(latency(name, model, its_ids, max(3, options.rounds // 2), facts))
+                comparisons.append(latency(name, model, its_ids, options.rounds, facts))
         if "dense" in parts:
             comparisons.append(dense(memory_model, dense_model, ids, options.rounds))
         if "host" in parts:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.config import ModelConfig
 from paging import Table, TableGeometry, TableMismatchError, decode_layer
+from paging.layers import LayerReader, PickedRows
 
 
 def open_table(directory: Path, config: ModelConfig, fingerprint: str | None) -> Table:
@@ -63,13 +64,25 @@ class ResidentRows:
         device: torch.device | str = "cpu",
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self.geometry = table.geometry
         self.dtype = dtype
         self.payload_VR = table.read_all(on_progress=on_progress).to(device)
+        self._layers = LayerReader(table.geometry, self.payload_VR)
 
-    def fetch(self, row_keys_N: Tensor) -> PayloadBatch:
+    def fetch(self, row_keys_N: Tensor) -> "ResidentBatch":
         """Pick the batch's rows."""
-        return PayloadBatch(self.payload_VR[row_keys_N], self.geometry, self.dtype)
+        return ResidentBatch(PickedRows(self._layers, row_keys_N), self.dtype)
+
+
+class ResidentBatch:
+    """The rows of one batch, decoded as a pager's are: all layers together where they are few enough bytes."""
+
+    def __init__(self, picked: PickedRows, dtype: torch.dtype) -> None:
+        self._picked = picked
+        self._dtype = dtype
+
+    def gather(self, layer: int) -> Tensor:
+        """Return one layer's values, [N, d] in the model's dtype; zeros where the table left the layer out."""
+        return self._picked.gather(layer, self._dtype)
 
 
 class MappedRows:

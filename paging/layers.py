@@ -71,3 +71,31 @@ class LayerReader:
             return self._payload_SR.new_zeros(len(index_N), self._hidden_size, dtype=self._dtype)
         part, geometry = self._parts[layer]
         return decode_layer(self._payload_SR[:, part].index_select(0, index_N), geometry, layer)
+
+
+class PickedRows:
+    """The rows in some slots, as values."""
+
+    def __init__(self, layers: LayerReader, index_N: Tensor) -> None:
+        self._layers = layers
+        self._index_N = index_N
+        self._decoded: dict[int, Tensor] | None = None
+        self._decoded_to: torch.dtype | None = None
+
+    def __len__(self) -> int:
+        return len(self._index_N)
+
+    def gather(self, layer: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Return one layer's values, [N, D] in `dtype`, else as encoded; zeros where the table left the layer out.
+
+        The first call decodes all layers together where they are few enough bytes, so ask for all in one dtype. What is
+        returned may be a view of that, not contiguous, and is not to be written.
+        """
+        if self._decoded is None or dtype is not self._decoded_to:
+            self._decoded, self._decoded_to = self._layers.decode(self._index_N, dtype), dtype
+        values_ND = self._decoded.get(layer)
+        if values_ND is None:
+            values_ND = self._layers.gather(self._index_N, layer)
+            if dtype is not None:
+                values_ND = values_ND.to(dtype)
+        return values_ND

@@ -1,7 +1,4 @@
-"""The rows of one or several ready leases, as values.
-
-Shape legend: N positions of all the leases together, d values (`hidden_size`).
-"""
+"""The rows of one or several ready leases, as values."""
 
 from collections.abc import Sequence
 
@@ -9,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paging.layers import LayerReader
+from paging.layers import LayerReader, PickedRows
 from paging.lease import Lease, LeaseState
 from paging.slab import DeviceSlab
 from paging.slots import Slots
@@ -39,29 +36,15 @@ class LeasedRows:
 
     def __init__(self, leases: Sequence[Lease], *, slab: DeviceSlab, layers: LayerReader) -> None:
         self._leases = tuple(leases)
-        self._layers = layers
-        self._index_N = index_of(leases, slab)
-        self._decoded: dict[int, Tensor] | None = None
-        self._decoded_to: torch.dtype | None = None
+        self._picked = PickedRows(layers, index_of(leases, slab))
 
     def __len__(self) -> int:
-        return len(self._index_N)
+        return len(self._picked)
 
     def gather(self, layer: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Return one layer's values, [N, d] in `dtype`, else as encoded; zeros where the table left the layer out.
-
-        The first call decodes all layers together where they are few enough bytes, so ask for all in one dtype. What is
-        returned may be a view of that, not contiguous, and is not to be written. `ValueError` where a lease is over.
-        """
+        """Return one layer's values as `PickedRows.gather` does; `ValueError` where a lease is over."""
         _check_ready(self._leases)
-        if self._decoded is None or dtype is not self._decoded_to:
-            self._decoded, self._decoded_to = self._layers.decode(self._index_N, dtype), dtype
-        values_ND = self._decoded.get(layer)
-        if values_ND is None:
-            values_ND = self._layers.gather(self._index_N, layer)
-            if dtype is not None:
-                values_ND = values_ND.to(dtype)
-        return values_ND
+        return self._picked.gather(layer, dtype)
 
 
 def _check_ready(leases: Sequence[Lease]) -> None:
