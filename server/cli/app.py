@@ -19,6 +19,7 @@ import typer
 import typer.main
 
 from paging import TolboothError
+from server.cli.bench import bench
 from server.cli.checkpoints import import_, init
 from server.cli.evaluate import evaluate
 from server.cli.generate import generate
@@ -43,6 +44,7 @@ app.command("verify-tol")(verify_tol)
 app.command("generate")(generate)
 app.command("size")(size)
 app.command("serve")(serve)
+app.add_typer(bench, name="bench")
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001 typer calls it with the option's value
