@@ -10,11 +10,11 @@ Knows the loop `schedule -> hold rows -> run -> sample -> hand out`. Each part h
 | `server/engine/runner.py`          | the model                                                 |
 | `server/engine/sampling/`          | the next tokens                                           |
 | `server/engine/outputs.py`         | what callers are told                                     |
+| `server/engine/answers.py`         | questions beside requests                                 |
 
 One thread calls every method. Ids in, ids out: text is `server/engine/text/`'s.
 """
 
-import dataclasses
 import secrets
 import time
 from collections.abc import Callable
@@ -25,11 +25,12 @@ from torch import Tensor
 
 from paging import HotSetKeeper, TolboothError
 from paging.lease import Prefetch
+from server.engine.answers import Answers
 from server.engine.blocks import PrefixKey
-from server.engine.capacity import resident_bytes
 from server.engine.errors import RequestError
 from server.engine.messages import EngineInfo, EngineStats, FinishReason, Request, RequestOutput
-from server.engine.outputs import StepOutputs, finish_reason, note_tiers, tier_of
+from server.engine.outputs import StepOutputs, finish_reason, note_tiers, report, tier_of
+from server.engine.questions import Answer, Question
 from server.engine.row_memory import PagedMemory
 from server.engine.runner import Runner
 from server.engine.sampling import (
@@ -42,6 +43,7 @@ from server.engine.sampling import (
 )
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import RequestState, Sequence
+from server.engine.statistics import StepTally
 from server.engine.step_rows import Chunk, Step
 
 _IDLE_WAIT = 0.02
@@ -80,6 +82,7 @@ class Engine:
         self.sampler = Sampler(info.vocab_size, runner.device)
         self.runner = runner
         self._memory = scheduler.rows.memory
+        self._answers = Answers(memory=self._memory, vocab_size=info.vocab_size)
         self._fingerprint = fingerprint
         self._shares_prefixes = shares_prefixes
         self._row_bytes = row_bytes
@@ -89,12 +92,12 @@ class Engine:
         self._clock = clock
         self._requests: dict[str, RequestState] = {}
         self._num_added = 0
-        self._num_generated = 0
+        self._tally = StepTally()
 
     @property
     def has_work(self) -> bool:
         """Whether `step` has anything to do: requests, or rows that are brought in the background."""
-        return self.scheduler.has_work or self._is_seeding
+        return self.scheduler.has_work or self._is_bringing
 
     def add(self, request: Request) -> None:
         """Queue a request; its prompt's rows are brought from now on.
@@ -144,9 +147,10 @@ class Engine:
         outputs = StepOutputs(row_bytes=self._row_bytes)
         if self._keeper is not None:
             self._keeper.tick()
+        self._answers.advance()
         if failures := self.scheduler.failures():
-            for sequence, why in failures:
-                self._fail(sequence, why, outputs)
+            for sequence, error in failures:
+                self._fail(sequence, report(error), outputs)
             return outputs.messages()  # before anything else can go wrong or be waited for
         step = self.scheduler.schedule()
         if step is None:
@@ -162,42 +166,28 @@ class Engine:
             self.scheduler.abandon(step)
             if not isinstance(error, TolboothError):
                 raise
+            why = report(error)
             for chunk in step.chunks:  # a memory that is not paged says only here what it cannot read
-                self._fail(chunk.sequence, str(error), outputs)
+                self._fail(chunk.sequence, why, outputs)
             return outputs.messages()
         self.scheduler.finish(step, self._clock() - started)
+        self._tally.note_rows(tiers.counts)
         for sequence, why in broken:
             self._fail(sequence, why, outputs)
         if tokens is not None:
             self._hand_out(
-                [step.chunks[index].sequence for index in ends], tokens, [tiers[index] for index in ends], outputs
+                [step.chunks[index].sequence for index in ends], tokens, [tiers.last[index] for index in ends], outputs
             )
         self._end_scored(step, outputs)
         return outputs.messages()
 
     def stats(self) -> EngineStats:
         """Return a snapshot of counters and sizes."""
-        scheduler, counters, pool = self.scheduler, self.scheduler.counters, self.scheduler.blocks.pool
-        memory = {}
-        if isinstance(self._memory, PagedMemory):
-            memory = dataclasses.asdict(self._memory.stats())
-        return EngineStats(
-            requests_running=len({id(sequence.state) for sequence in scheduler.started}),
-            requests_waiting=len({id(sequence.state) for sequence in scheduler.waiting}),
-            requests_deferred=scheduler.num_deferred if scheduler.started else 0,
-            prompt_tokens=counters.prompt_tokens,
-            cached_prompt_tokens=counters.cached_prompt_tokens,
-            generation_tokens=self._num_generated,
-            preemptions=counters.preemptions,
-            steps=counters.steps,
-            deferred_steps=counters.deferred_steps,
-            stall_seconds=scheduler.rows.stall_seconds,
-            kv_blocks=pool.num_blocks,
-            kv_blocks_used=pool.num_held,
-            resident_bytes=resident_bytes(),
-            batch_sizes=counters.batch_sizes,
-            memory=memory,
-        )
+        return self._tally.snapshot(self.scheduler)
+
+    def answer(self, question: Question) -> Answer:
+        """Answer a question between two steps; raises `RequestError` or `QueueFullError` for what cannot be done."""
+        return self._answers.answer(question)
 
     def check_integrity(self) -> None:
         """Raise `AssertionError` naming a law that does not hold, between steps."""
@@ -212,8 +202,9 @@ class Engine:
         self._resources.close()
 
     @property
-    def _is_seeding(self) -> bool:
-        return self._seeding is not None and self._seeding.is_bringing
+    def _is_bringing(self) -> bool:
+        """Whether rows are brought that no request waits for."""
+        return self._answers.is_bringing or (self._seeding is not None and self._seeding.is_bringing)
 
     def _check(self, request: Request) -> None:
         params, info, length = request.params, self.info, len(request.prompt_ids)
@@ -237,7 +228,7 @@ class Engine:
         """Wait a moment for rows, because nothing else can be done."""
         if self.scheduler.started:
             self.scheduler.rows.wait(self.scheduler.started, _IDLE_WAIT)
-        elif self._is_seeding:
+        elif self._is_bringing:
             self._memory.idle(_SEED_WAIT)
 
     def _score_prompts(self, step: Step, hidden_Nd: Tensor) -> list[tuple[Sequence, str]]:
@@ -309,7 +300,7 @@ class Engine:
                 logprobs=tokens.logprobs[row],
                 tier=tier_of(tiers[row]) if request.return_tiers else None,
             )
-            self._num_generated += 1
+            self._tally.generation_tokens += 1
 
     def _end_scored(self, step: Step, outputs: StepOutputs) -> None:
         """End those whose prompt was to be scored and no more."""

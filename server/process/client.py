@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from server.engine.config import EngineConfig
 from server.engine.errors import QueueFullError, RequestError
 from server.engine.messages import Abort, EngineInfo, EngineStats, Progress, Request, RequestOutput
+from server.engine.questions import AnswerT, QuestionFor
 from server.process.errors import EngineDiedError, EngineFatalError, EngineUnavailableError, FrameError
-from server.process.messages import FromEngine, Refused, StatsQuery, StepOutputs, ToEngine
+from server.process.messages import Answered, FromEngine, Refused, StatsQuery, StepOutputs, ToEngine, Unanswered
+from server.process.questions import OpenQuestions
 from server.process.stream import RequestStream
 from server.process.supervisor import Backoff, EngineState, Supervisor
 from server.process.totals import StatsTotals
@@ -53,6 +55,7 @@ class EngineClient:
         self._no_streams.set()
         self._totals = StatsTotals()
         self._stats_came = asyncio.Event()
+        self._questions = OpenQuestions()
         self._steps = 0
         self._progress_at = 0.0
         self._info: EngineInfo | None = None
@@ -186,6 +189,16 @@ class EngineClient:
             pass
         return self.stats
 
+    async def ask(self, question: QuestionFor[AnswerT], timeout: float) -> AnswerT:  # noqa: ASYNC109 as `wait_ready`
+        """Return the engine's answer, which comes after the step under way.
+
+        Raises `RequestError` or `QueueFullError` where the engine refuses, or too many questions are open;
+        `EngineUnavailableError`, `EngineDiedError`, `NoAnswerError` after `timeout` seconds, `BrokenQuestionError`.
+        """
+        if self.state is not EngineState.READY:
+            raise self._unavailable()
+        return await self._questions.ask(question, self._send, timeout)
+
     def _send(self, message: ToEngine) -> None:
         if self._supervisor.process is not None:
             self._supervisor.process.send(message)
@@ -196,6 +209,8 @@ class EngineClient:
                 self._hand_out(message.outputs)
             case EngineStats():
                 self._take_stats(message)
+            case Answered() | Unanswered():
+                self._questions.settle(message)
             case Refused():
                 self._fail([message.request_id], lambda: _refusal(message))
             case EngineInfo():
@@ -220,6 +235,7 @@ class EngineClient:
     def _note_death(self, reason: str) -> None:
         self._totals.end_engine()
         self._fail(self._streams, lambda: EngineDiedError(f"{reason}; the request was not finished"))
+        self._questions.fail(lambda: EngineDiedError(f"{reason}; what was asked of it was not answered"))
 
     def _fail(self, request_ids: Iterable[str], error: Callable[[], Exception]) -> None:
         for request_id in list(request_ids):

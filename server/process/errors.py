@@ -4,7 +4,9 @@ TolboothError
 ├── FrameError                what came over the socket is no message
 ├── EngineFatalError          the engine cannot be loaded, and trying again would not help
 ├── EngineUnavailableError    the engine takes no requests now; `retry_after` says when to try again
-└── EngineDiedError           the engine ended before the request did
+├── EngineDiedError           the engine ended before the request did
+├── NoAnswerError             the engine did not answer a question in time
+└── BrokenQuestionError       the engine could not make sense of a question, or broke over it
 
 What an engine refuses is a `RequestError` or a `QueueFullError` (`server/engine/errors.py`), as if it were in process.
 """
@@ -31,3 +33,11 @@ class EngineUnavailableError(TolboothError):
 
 class EngineDiedError(TolboothError):
     """The engine ended, or was stopped, before the request did; asking again is safe and may succeed."""
+
+
+class NoAnswerError(TolboothError):
+    """The engine did not answer a question in time; it may have done what it was asked to, or do it yet."""
+
+
+class BrokenQuestionError(TolboothError):
+    """The engine knows no such question, or something broke over it; nothing else is wrong."""

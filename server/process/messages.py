@@ -9,10 +9,39 @@ from collections.abc import Sequence
 import msgspec
 
 from server.engine.messages import Abort, EngineInfo, EngineStats, Fatal, Progress, Request, RequestOutput
+from server.engine.questions import Answer
 
 
 class StatsQuery(msgspec.Struct, frozen=True, tag="stats_query"):
     """Asks for `EngineStats` at the end of the step under way."""
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True, tag="ask"):
+    """Asks a question, to be answered after the step under way."""
+
+    ask_id: int
+    question: msgspec.Raw
+    """A `Question`; what is none is `Unanswered`, and disturbs nothing else."""
+
+
+class Answered(msgspec.Struct, frozen=True, kw_only=True, tag="answered"):
+    """The answer to a question."""
+
+    ask_id: int
+    answer: Answer
+
+
+class Unanswered(msgspec.Struct, frozen=True, kw_only=True, tag="unanswered", omit_defaults=True):
+    """A question that has no answer."""
+
+    ask_id: int
+    message: str
+    param: str | None = None
+    """The field at fault, as `RequestError.param`."""
+    is_overload: bool = False
+    """It may have one later."""
+    is_fault: bool = False
+    """The engine is at fault, not who asked."""
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused", omit_defaults=True):
@@ -32,5 +61,5 @@ class StepOutputs(msgspec.Struct, frozen=True, kw_only=True, tag="outputs"):
     outputs: Sequence[RequestOutput]
 
 
-ToEngine = Request | Abort | StatsQuery
-FromEngine = Progress | EngineInfo | StepOutputs | EngineStats | Refused | Fatal
+ToEngine = Request | Abort | StatsQuery | Ask
+FromEngine = Progress | EngineInfo | StepOutputs | EngineStats | Refused | Answered | Unanswered | Fatal

@@ -30,10 +30,12 @@ from paging import TolboothError
 from server.engine.config import EngineConfig
 from server.engine.errors import QueueFullError, RequestError
 from server.engine.messages import Abort, EngineInfo, EngineStats, Fatal, Progress, Request, RequestOutput
+from server.engine.questions import Answer, Question
 from server.process.connection import Connection, exit_at_once
 from server.process.errors import FrameError
 from server.process.frames import from_payload, receive_payload
-from server.process.messages import FromEngine, Refused, StatsQuery, StepOutputs, ToEngine
+from server.process.messages import Ask, FromEngine, Refused, StatsQuery, StepOutputs, ToEngine
+from server.process.questions import answer
 
 OK, BROKEN, MISTAKE = 0, 1, 2
 
@@ -68,6 +70,9 @@ class EngineLike(Protocol):
 
     def stats(self) -> EngineStats:
         """Return a snapshot."""
+
+    def answer(self, question: Question) -> Answer:
+        """Answer a question; raises `RequestError`, or `QueueFullError`."""
 
     def close(self) -> None:
         """Release what it holds."""
@@ -166,6 +171,8 @@ class _Worker:
             engine.abort(message.request_id, message.choice)
         elif isinstance(message, StatsQuery):
             self._connection.send(engine.stats())
+        elif isinstance(message, Ask):
+            answer(message, engine.answer, self._connection.send)
         else:
             try:
                 engine.add(message)
