@@ -3,7 +3,8 @@
 TolboothError
 ├── ConfigError               a model's or a run's configuration is not valid
 ├── CheckpointError           a checkpoint directory cannot be read or written
-└── CorpusError               training or evaluation text cannot be used
+├── CorpusError               training or evaluation text cannot be used
+└── PackError                 a memory pack cannot be read, made, or laid over this model's table
 """
 
 from paging.errors import TolboothError
@@ -19,3 +20,7 @@ class CheckpointError(TolboothError):
 
 class CorpusError(TolboothError):
     """Text or token shards are missing, empty or do not fit the model's vocabulary."""
+
+
+class PackError(TolboothError):
+    """A memory pack cannot be read or made, or is for another model or table."""

@@ -5,7 +5,7 @@ Knows which tensors determine the rows and how they are computed; the file forma
 Shape legend: C rows of a chunk, L layers, d hidden size, K intermediate size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,6 @@ from models.config import ModelConfig
 from models.errors import CheckpointError
 from models.fingerprint import EMBEDDING
 from models.transformer import MemoryFFN
-from models.weights import StoredWeights
 from paging import Encoding, TableGeometry, TableWriter, encode_rows
 
 # Rows computed at a time. The same shape for every chunk, so that a row's bits do not depend on the vocabulary's size;
@@ -35,7 +34,47 @@ def table_geometry(config: ModelConfig, encoding: Encoding) -> TableGeometry:
     )
 
 
-@torch.inference_mode()
+class RowComputer:
+    """Computes a checkpoint's rows, `ToL[t] = concat_l FFN_l(norm_l(x_t))` (MemoryLLM, eq. 2.9), chunk by chunk.
+
+    In float32 whatever the weights' dtype; weights stay in their mapped file and are widened one layer at a time.
+    """
+
+    def __init__(self, checkpoint: Path, layers: Sequence[int] | None = None) -> None:
+        """Prepare to compute some layers, all where None; `CheckpointError` for a checkpoint without memory FFNs."""
+        self.config, self._weights = open_checkpoint(checkpoint)
+        if not self.config.has_memory:
+            raise CheckpointError(f"{checkpoint} is a dense model; it has no memory to export")
+        check_tensors(checkpoint, self.config, self._weights.specs)
+        fingerprint = read_fingerprints(checkpoint).table
+        if fingerprint is None:
+            raise CheckpointError(f"{checkpoint} has no table fingerprint; `tolbooth import` makes one that has")
+        self.fingerprint = fingerprint
+        """Of what determines the rows."""
+        self._layers = range(self.config.num_hidden_layers) if layers is None else layers
+        self._embedding_Vd = self._weights.read(EMBEDDING)
+        self._values_CLd = torch.empty(CHUNK_ROWS, len(self._layers), self.config.hidden_size)
+
+    @torch.inference_mode()
+    def chunk(self, start: int) -> Tensor:
+        """Return the values of up to `CHUNK_ROWS` rows from `start` (a multiple of that) on; until the next call."""
+        num_rows = min(CHUNK_ROWS, self.config.vocab_size - start)
+        x0_Cd = torch.zeros(CHUNK_ROWS, self.config.hidden_size)
+        x0_Cd[:num_rows] = self._embedding_Vd[start : start + num_rows]
+        for index, layer in enumerate(self._layers):
+            self._values_CLd[:, index] = self._memory(layer)(x0_Cd)
+        return self._values_CLd[:num_rows]
+
+    def _memory(self, layer: int) -> MemoryFFN:
+        """Return one layer's memory FFN in float32."""
+        with torch.device("meta"):
+            memory = MemoryFFN(self.config)
+        prefix = f"model.layers.{layer}.memory."
+        tensors = {name: self._weights.read(prefix + name).float() for name in memory.state_dict()}
+        memory.load_state_dict(tensors, assign=True)
+        return memory
+
+
 def export_table(
     checkpoint: Path,
     out: Path,
@@ -44,45 +83,21 @@ def export_table(
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TableGeometry:
-    """Write `ToL[t] = concat_l FFN_l(norm_l(x_t))` of every id (MemoryLLM, eq. 2.9) as the table `out`.
+    """Write the rows of every id as the table `out`, rounded to `encoding`.
 
-    Rows are computed in float32 whatever the weights' dtype, then rounded to `encoding`. Weights stay in their mapped
-    file and are widened one layer at a time. `on_progress` is told (rows done, rows in all). Raises
-    `CheckpointError` for a checkpoint without memory FFNs, and what `TableWriter` raises.
+    `on_progress` is told (rows done, rows in all). Raises what `RowComputer` and `TableWriter` raise.
     """
-    config, weights = open_checkpoint(checkpoint)
-    if not config.has_memory:
-        raise CheckpointError(f"{checkpoint} is a dense model; it has no memory to export")
-    check_tensors(checkpoint, config, weights.specs)
-    fingerprint = read_fingerprints(checkpoint).table
-    if fingerprint is None:
-        raise CheckpointError(f"{checkpoint} has no table fingerprint; `tolbooth import` makes one that has")
-    geometry = table_geometry(config, encoding)
-    embedding_Vd = weights.read(EMBEDDING)
-    values_CLd = torch.empty(CHUNK_ROWS, config.num_hidden_layers, config.hidden_size)
+    rows = RowComputer(checkpoint)
+    vocab_size, geometry = rows.config.vocab_size, table_geometry(rows.config, encoding)
     with TableWriter(
-        out, geometry=geometry, fingerprint=fingerprint, num_rows=config.vocab_size, overwrite=overwrite
+        out, geometry=geometry, fingerprint=rows.fingerprint, num_rows=vocab_size, overwrite=overwrite
     ) as writer:
-        for start in range(0, config.vocab_size, CHUNK_ROWS):
-            num_rows = min(CHUNK_ROWS, config.vocab_size - start)
-            x0_Cd = torch.zeros(CHUNK_ROWS, config.hidden_size)
-            x0_Cd[:num_rows] = embedding_Vd[start : start + num_rows]
-            for layer in range(config.num_hidden_layers):
-                values_CLd[:, layer] = _memory(config, weights, layer)(x0_Cd)
-            writer.write(encode_rows(values_CLd[:num_rows], geometry, first_row=start))
+        for start in range(0, vocab_size, CHUNK_ROWS):
+            values_CLd = rows.chunk(start)
+            writer.write(encode_rows(values_CLd, geometry, first_row=start))
             if on_progress:
-                on_progress(start + num_rows, config.vocab_size)
+                on_progress(start + len(values_CLd), vocab_size)
     return geometry
-
-
-def _memory(config: ModelConfig, weights: StoredWeights, layer: int) -> MemoryFFN:
-    """Return one layer's memory FFN in float32."""
-    with torch.device("meta"):
-        memory = MemoryFFN(config)
-    prefix = f"model.layers.{layer}.memory."
-    tensors = {name: weights.read(prefix + name).float() for name in memory.state_dict()}
-    memory.load_state_dict(tensors, assign=True)
-    return memory
 
 
 def synthetic_rows(geometry: TableGeometry, first_row: int, num_rows: int, *, seed: int) -> Tensor:
