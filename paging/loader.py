@@ -5,6 +5,7 @@ they land in the host tier, and go on to the device where a waiting lease was pr
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,6 +45,14 @@ class Arrivals(NamedTuple):
     """Rows that could not be read."""
 
 
+class _Copying(NamedTuple):
+    """Rows on their way to the device, which counts them as ready; they are there once their copy is seen to be done."""
+
+    copy: Copy
+    host_slots: Slots
+    started: float
+
+
 class Loader:
     """Fills the tiers; `receive` takes what has arrived, `fill` starts what comes next."""
 
@@ -60,6 +69,7 @@ class Loader:
         counters: Counters,
         row_bytes: int,
         prefetch_share: float,
+        clock: Callable[[], float],
     ) -> None:
         self.prefetches: deque[Prefetch] = deque()
         self.preloads: deque[Prefetch] = deque()
@@ -68,7 +78,8 @@ class Loader:
         self._row_bytes = row_bytes
         self._landing = device if host is None else host.slots
         self._share = max(1, int(prefetch_share * self._landing.num_slots))
-        self._copies: deque[tuple[Copy, Slots]] = deque()
+        self._clock = clock
+        self._copies: deque[_Copying] = deque()
 
     @property
     def spare(self) -> int:
@@ -153,7 +164,7 @@ class Loader:
     def clear(self, keys: KeyRange) -> None:
         """Drop the rows of a key range that goes away, and have the policies forget them."""
         while self._copies:
-            self._copies[0][0].wait()
+            self._copies[0].copy.wait()
             self._end_copies()
         slots = self._device.ready_in(keys)
         self._slab.publish(self._device.key_of_slot[slots], np.full(len(slots), -1))
@@ -232,6 +243,7 @@ class Loader:
         host_slots = self._host.slots.slot_of_key[rows].astype(np.intp)
         self._host.slots.policy.touch(host_slots)
         self._host.slots.hold(host_slots)
+        started = self._clock()
         copy = self._slab.copy_in(slots, self._host.slab, host_slots)
         self._slab.publish(rows, slots)
         self._device.publish(slots, rows, self._demand.wanted[rows], np.zeros(len(rows), dtype=np.bool_))
@@ -239,12 +251,14 @@ class Loader:
         self._counters.bytes_copied += len(rows) * self._row_bytes
         if copy is None:
             self._host.slots.unhold(host_slots)
+            self._counters.note_copied(len(rows), self._clock() - started)
         else:
-            self._copies.append((copy, host_slots))
+            self._copies.append(_Copying(copy, host_slots, started))
         return set(keys)
 
     def _end_copies(self) -> None:
-        while self._copies and self._copies[0][0].is_done():
-            _, host_slots = self._copies.popleft()
+        while self._copies and self._copies[0].copy.is_done():
+            _, host_slots, started = self._copies.popleft()
             assert self._host is not None, "copies come from a host tier"
             self._host.slots.unhold(host_slots)
+            self._counters.note_copied(len(host_slots), self._clock() - started)

@@ -77,6 +77,7 @@ def assemble(
         counters=counters,
         row_bytes=row_bytes,
         prefetch_share=prefetch_share,
+        clock=clock,
     )
     return Parts(
         space=space,

@@ -63,6 +63,8 @@ def snapshot(parts: Parts) -> PagerStats:
         prefetched_used_rows=counters.prefetched_used_rows,
         read_latency_counts=tuple(counters.read_latency_counts),
         read_latency_sum=counters.read_latency_sum,
+        copy_latency_counts=tuple(counters.copy_latency_counts),
+        copy_latency_sum=counters.copy_latency_sum,
         stall_seconds=counters.stall_seconds,
         read_errors_by_cause=dict(counters.read_errors_by_cause),
         device_slots=parts.device.num_slots,

@@ -3,12 +3,27 @@
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, get_type_hints
 
 from paging.asks import Used
 from paging.errors import ReadErrorKind
 
-LATENCY_BOUNDS = tuple(50e-6 * 2**power for power in range(18))
-"""Upper bounds of the read-latency histogram's buckets, in seconds: 50 us to 6.6 s; one more bucket has no bound."""
+LATENCY_BOUNDS = tuple(1e-5 * 2**power for power in range(20))
+"""Upper bounds of the latency histograms' buckets, in seconds: 10 us to 5.2 s; one more bucket has no bound.
+
+A copy in host memory is at the low end, a read from a busy disk at the high one.
+"""
+
+_LEVEL = "a level"
+
+Level = Annotated[int, _LEVEL]
+"""A figure that says how things stand and may fall; every other figure of a snapshot counts what happened."""
+
+
+def levels(kind: type) -> frozenset[str]:
+    """Return the fields of a snapshot's type that are levels."""
+    hints = get_type_hints(kind, include_extras=True)
+    return frozenset(name for name, hint in hints.items() if _LEVEL in getattr(hint, "__metadata__", ()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,27 +54,31 @@ class PagerStats:
     """Reads by the time from submission to completion, one count for each of `LATENCY_BOUNDS` and one above."""
     read_latency_sum: float
     """Seconds of all those reads together."""
+    copy_latency_counts: tuple[int, ...]
+    """Rows copied from the host tier to the device, by the time that took, as `read_latency_counts`."""
+    copy_latency_sum: float
+    """Seconds of all those rows together."""
     stall_seconds: float
     """Time spent in `wait`."""
     read_errors_by_cause: Mapping[ReadErrorKind, int]
     """Rows that could not be read, after the storage had tried again; every kind is there."""
-    device_slots: int
+    device_slots: Level
     """Capacity of the device tier."""
-    device_bytes: int
+    device_bytes: Level
     """Memory set aside for the device tier, what reading needs for itself included where reads land there."""
-    device_rows: int
+    device_rows: Level
     """Rows ready on the device."""
-    device_leased_rows: int
+    device_leased_rows: Level
     """Rows that are leased, or claimed for a waiting lease."""
-    host_slots: int
+    host_slots: Level
     """Capacity of the host tier, staging included."""
-    host_bytes: int
+    host_bytes: Level
     """Memory set aside for the host tier, what reading needs for itself included; 0 where there is none."""
-    host_rows: int
+    host_rows: Level
     """Rows ready in the host tier."""
-    waiting_leases: int
+    waiting_leases: Level
     """Leases that wait for rows or for room."""
-    reads_under_way: int
+    reads_under_way: Level
     """Rows being read."""
 
     @property
@@ -86,6 +105,8 @@ class Counters:
         self.prefetched_used_rows = 0
         self.read_latency_counts = [0] * (len(LATENCY_BOUNDS) + 1)
         self.read_latency_sum = 0.0
+        self.copy_latency_counts = [0] * (len(LATENCY_BOUNDS) + 1)
+        self.copy_latency_sum = 0.0
         self.stall_seconds = 0.0
         self.read_errors_by_cause = dict.fromkeys(ReadErrorKind, 0)
 
@@ -100,3 +121,8 @@ class Counters:
         """Count a read that ended after so many seconds."""
         self.read_latency_counts[bisect_left(LATENCY_BOUNDS, seconds)] += 1
         self.read_latency_sum += seconds
+
+    def note_copied(self, num_rows: int, seconds: float) -> None:
+        """Count rows that were copied to the device together, in so many seconds."""
+        self.copy_latency_counts[bisect_left(LATENCY_BOUNDS, seconds)] += num_rows
+        self.copy_latency_sum += num_rows * seconds

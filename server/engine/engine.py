@@ -149,8 +149,8 @@ class Engine:
             self._keeper.tick()
         self._answers.advance()
         if failures := self.scheduler.failures():
-            for sequence, error in failures:
-                self._fail(sequence, report(error), outputs)
+            for sequence, failure in failures:
+                self._fail(sequence, report(failure), outputs)
             return outputs.messages()  # before anything else can go wrong or be waited for
         step = self.scheduler.schedule()
         if step is None:

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 
 from models.kv_cache import KVCache
+from models.table_rows import ResidentRows
 from models.transformer import Transformer
 from paging import Pager, Table
 from paging.storage.protocol import Storage
 from server.engine.choices import Memory
 from server.engine.config import DEVICE_BUDGETS, EngineConfig
-from server.engine.messages import EngineInfo
-from server.engine.row_memory import PagedMemory, RowMemory
+from server.engine.messages import DeviceUse, EngineInfo, StartupPhase
+from server.engine.row_memory import PagedMemory, RowMemory, WholeMemory
 from server.units import num_bytes_text
 
 
@@ -41,7 +42,7 @@ class Loaded:
         return self.memory.pager if isinstance(self.memory, PagedMemory) else None
 
 
-def describe(start: Loaded, seconds: Mapping[str, float]) -> EngineInfo:
+def describe(start: Loaded, seconds: Mapping[StartupPhase, float]) -> EngineInfo:
     """Return what an engine turned out to be; `seconds` are those of each phase of loading."""
     config, model, cache, weight = start.config, start.model, start.cache, start.model.head_weight
     return EngineInfo(
@@ -58,8 +59,23 @@ def describe(start: Loaded, seconds: Mapping[str, float]) -> EngineInfo:
         dtype=str(weight.dtype).removeprefix("torch."),
         granted=_granted(start),
         table=_table_facts(start),
+        device_memory=_device_memory(start),
         startup_seconds=seconds,
     )
+
+
+def _device_memory(start: Loaded) -> dict[DeviceUse, int]:
+    """Return the bytes set aside on the device; rows that are mapped or computed take none beside the weights."""
+    rows = 0
+    if start.pager is not None:
+        rows = start.pager.stats().device_bytes
+    elif isinstance(start.memory, WholeMemory) and isinstance(start.memory.source, ResidentRows):
+        rows = start.memory.source.payload_VR.nbytes
+    return {
+        DeviceUse.WEIGHTS: sum(parameter.nbytes for parameter in start.model.parameters()),
+        DeviceUse.KV_CACHE: start.cache.keys.nbytes + start.cache.values.nbytes,
+        DeviceUse.TOL_CACHE: rows,
+    }
 
 
 def _granted(start: Loaded) -> dict[str, str]:
@@ -97,7 +113,7 @@ def _table_facts(start: Loaded) -> dict[str, str | int]:
         return {}
     geometry = table.geometry
     return {
-        "encoding": str(geometry.encoding or "mixed"),
+        "encoding": geometry.label,
         "layers": len(geometry.segments),
         "vocab_size": table.num_rows,
         "row_bytes": geometry.row_bytes,

@@ -9,7 +9,12 @@ from enum import StrEnum
 
 import msgspec
 
+from paging.stats import Level
 from server.engine.params import SamplingParams
+
+
+BATCH_SIZES = tuple(2**power for power in range(11))
+"""Upper bounds by which steps are counted: 1, 2, 4, ... 1024 sequences."""
 
 
 class FinishReason(StrEnum):
@@ -106,6 +111,15 @@ class ChoiceOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     asked."""
 
 
+class RequestTiming(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a request's prompt took, by the clock of the engine's process."""
+
+    queue_seconds: float
+    """From the request's arrival at the engine to the first time that it held keys and values."""
+    prefill_seconds: float
+    """From then until its prompt was computed and its first token drawn; waits for rows and preemption included."""
+
+
 class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, tag="output", omit_defaults=True):
     """What one request gained in a step; the last one has `is_finished`."""
 
@@ -115,6 +129,8 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, tag="output", omi
     """Of each prompt token, None for the first; once, before or with the first token."""
     num_cached_tokens: int | None = None
     """Prompt tokens whose keys and values were there already; said with the first output."""
+    timing: RequestTiming | None = None
+    """Said with the first output."""
     is_finished: bool = False
     """Every choice has ended; nothing more comes."""
     error: str | None = None
@@ -124,34 +140,63 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, tag="output", omi
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
-    """One consistent snapshot of the engine; counters are since its start, histograms are with the API process."""
+    """One consistent snapshot of the engine: how things stand (`Level`), all else is counted since its start."""
 
-    requests_running: int
+    requests_running: Level = 0
     """Requests that hold a lane or sit out the step."""
-    requests_waiting: int
+    requests_waiting: Level = 0
     """Requests that hold no keys and values: not begun, or preempted."""
-    requests_deferred: int
+    requests_deferred: Level = 0
     """Running ones that sat out the last step for a row on its way."""
-    prompt_tokens: int
+    prompt_tokens: int = 0
     """Prompt tokens of begun requests, cached ones included."""
-    cached_prompt_tokens: int
+    cached_prompt_tokens: int = 0
     """Those of them that were found in the prefix cache."""
-    generation_tokens: int
-    preemptions: int
-    steps: int
-    deferred_steps: int
+    prefix_cache_queries: int = 0
+    """Tokens looked up in the prefix cache: those of every sequence that begins, also of one that begins again."""
+    prefix_cache_hits: int = 0
+    """Those of them that were found."""
+    generation_tokens: int = 0
+    preemptions: int = 0
+    steps: int = 0
+    deferred_steps: int = 0
     """Times that a sequence sat out a step."""
-    stall_seconds: float
+    stall_seconds: float = 0.0
     """Time during which nothing could run for want of rows."""
-    kv_blocks: int
-    kv_blocks_used: int
+    kv_blocks: Level = 0
+    kv_blocks_used: Level = 0
     """Held by sequences; cached blocks that nobody holds are free."""
-    resident_bytes: int
+    resident_bytes: Level = 0
     """Host memory that the engine's process has, mapped files included as far as they are in memory."""
-    batch_sizes: Sequence[int]
-    """Steps by the number of their sequences: counts of 1, 2, 3-4, 5-8, ... sequences."""
-    memory: Mapping[str, float | Sequence[int] | Mapping[str, int]]
+    batch_sizes: Sequence[int] = ()
+    """Steps by the number of their sequences: one count for each of `BATCH_SIZES` and one above."""
+    batch_sizes_sum: int = 0
+    """The sequences of all steps together."""
+    row_device_hits: int = 0
+    """Token positions of steps that have run whose row was on the device; 0 where nothing is paged, as the next two."""
+    row_host_hits: int = 0
+    """Those whose row was in the host tier."""
+    row_major_faults: int = 0
+    """Those whose row was in storage only."""
+    memory: Mapping[str, float | Sequence[int] | Mapping[str, int]] = {}
     """The pager's counters and sizes by the names of `paging.stats.PagerStats`; empty where nothing is paged."""
+
+
+class DeviceUse(StrEnum):
+    """What memory of the device is for."""
+
+    WEIGHTS = "weights"
+    KV_CACHE = "kv_cache"
+    TOL_CACHE = "tol_cache"
+
+
+class StartupPhase(StrEnum):
+    """What an engine does until it is ready."""
+
+    TABLE = "table"
+    WEIGHTS = "weights"
+    KV_CACHE = "keys and values"
+    ROWS = "rows"
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
@@ -175,7 +220,9 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
     """For people: what was asked and what was granted, one line each (tiers, storage, policy, keys and values)."""
     table: Mapping[str, str | int] = {}
     """`encoding`, `layers`, `vocab_size`, `row_bytes`, `table_bytes`, `storage`, `policy`; empty without a table."""
-    startup_seconds: Mapping[str, float] = {}
+    device_memory: Mapping[DeviceUse, int] = {}
+    """Bytes that were set aside on the device (in host memory where there is no GPU)."""
+    startup_seconds: Mapping[StartupPhase, float] = {}
     """Seconds of each phase of loading."""
 
 

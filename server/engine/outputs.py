@@ -3,9 +3,13 @@
 Knows when an output ends and what callers are told. Knows nothing of scheduling or tensors.
 """
 
+import sys
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
+from paging import RowReadError
 from server.engine.messages import ChoiceOutput, FinishReason, PositionLogprobs, RequestOutput, Tier
 from server.engine.sequence import RequestState, Sequence
 from server.engine.step_rows import Step
@@ -69,6 +73,7 @@ class StepOutputs:
             choices=choices,
             prompt_logprobs=state.prompt_logprobs if is_first and asked else None,
             num_cached_tokens=(state.num_cached_tokens or 0) if is_first else None,
+            timing=state.timing if is_first else None,
             is_finished=is_finished,
             error=self._errors.get(state),
             memory=state.memory_use(self._row_bytes),
@@ -87,24 +92,42 @@ def finish_reason(
     return None
 
 
-def note_tiers(step: Step) -> list[int]:
-    """Count where the rows of a step came from, each for its request; return it for each chunk's last row."""
-    parts = [lease.tiers for lease in step.leases]
-    if all(part is None for part in parts):
+class RowTiers(NamedTuple):
+    """Where the rows of a step came from."""
+
+    last: list[int]
+    """Of each chunk's last row."""
+    counts: list[int]
+    """Of all rows: how many came from each tier."""
+
+
+def note_tiers(step: Step) -> RowTiers:
+    """Count where the rows of a step came from, each for its request; return it for the step."""
+    if all(lease.tiers is None for lease in step.leases):
+        num_rows = 0
         for chunk in step.chunks:
             chunk.sequence.state.device_hits += chunk.length
-        return [0] * len(step.chunks)
+            num_rows += chunk.length
+        return RowTiers([0] * len(step.chunks), [num_rows, 0, 0])
     tiers_N = np.concatenate([_tiers(lease.tiers, len(lease)) for lease in step.leases])
     last, start = [], 0
     for chunk in step.chunks:
-        counts = np.bincount(tiers_N[start : start + chunk.length], minlength=len(_TIERS)).tolist()
+        counts = _count(tiers_N[start : start + chunk.length])
         state = chunk.sequence.state
         state.device_hits += counts[0]
         state.host_hits += counts[1]
         state.major_faults += counts[2]
         start += chunk.length
         last.append(int(tiers_N[start - 1]))
-    return last
+    return RowTiers(last, _count(tiers_N))
+
+
+def report(error: Exception) -> str:
+    """Return what callers are told of an error. Where a table's files lie is not their business: the log has that."""
+    if not isinstance(error, RowReadError) or error.path is None:
+        return str(error)
+    sys.stderr.write(f"error: {error}\n")
+    return str(error).replace(str(error.path), error.path.name)
 
 
 def tier_of(number: int) -> Tier:
@@ -114,3 +137,8 @@ def tier_of(number: int) -> Tier:
 
 def _tiers(tiers: npt.NDArray[np.uint8] | None, count: int) -> npt.NDArray[np.uint8]:
     return np.zeros(count, dtype=np.uint8) if tiers is None else tiers
+
+
+def _count(tiers_N: npt.NDArray[np.uint8]) -> list[int]:
+    counts: list[int] = np.bincount(tiers_N, minlength=len(_TIERS)).tolist()
+    return counts

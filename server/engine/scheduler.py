@@ -8,19 +8,19 @@ out the step, and its lane goes to the next (deferral). One that lacks blocks ta
 begins again when there is room (preemption by recomputing).
 """
 
-from bisect import insort
-from collections.abc import Iterator
+import time
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from heapq import merge
 
 import numpy as np
 
 from server.engine.errors import QueueFullError
+from server.engine.messages import BATCH_SIZES
 from server.engine.sequence import RequestState, Sequence, order_of
 from server.engine.sequence_blocks import SequenceBlocks
 from server.engine.step_rows import Chunk, Step, StepRows
-
-_NUM_BATCH_SIZES = 12
 
 
 @dataclass
@@ -33,8 +33,19 @@ class Counters:
     preemptions: int = 0
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
-    batch_sizes: list[int] = field(default_factory=lambda: [0] * _NUM_BATCH_SIZES)
-    """Steps by the number of their sequences: 1, 2, 3-4, 5-8, ..."""
+    prefix_cache_queries: int = 0
+    """Tokens of sequences that began, or began again."""
+    prefix_cache_hits: int = 0
+    """Those that were computed already."""
+    batch_sizes: list[int] = field(default_factory=lambda: [0] * (len(BATCH_SIZES) + 1))
+    """Steps by the number of their sequences: one count for each of `BATCH_SIZES` and one above."""
+    batch_sizes_sum: int = 0
+
+    def note_step(self, num_sequences: int) -> None:
+        """Count a step that has run."""
+        self.steps += 1
+        self.batch_sizes[bisect_left(BATCH_SIZES, num_sequences)] += 1
+        self.batch_sizes_sum += num_sequences
 
 
 @dataclass
@@ -82,6 +93,7 @@ class Scheduler:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         max_waiting: int,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.blocks = blocks
         self.rows = rows
@@ -96,6 +108,7 @@ class Scheduler:
         self._max_num_batched_tokens = max_num_batched_tokens
         self.max_waiting = max_waiting
         """Sequences that may wait."""
+        self._clock = clock
 
     @property
     def has_work(self) -> bool:
@@ -108,6 +121,7 @@ class Scheduler:
             raise QueueFullError(
                 f"{len(self.waiting)} sequences wait already, and at most {self.max_waiting} may; try again later"
             )
+        state.arrived_at = self._clock()
         num_cached = len(self.blocks.cached(state.sequences[0])) * self.blocks.block_size
         state.prefetch = self.rows.memory.prefetch(np.array(state.prompt_ids[num_cached:], dtype=np.int64))
         for sequence in state.sequences:
@@ -135,23 +149,22 @@ class Scheduler:
     def finish(self, step: Step, seconds: float) -> None:
         """Take back a step that ran in so many seconds."""
         self.rows.finish(step, seconds)
-        counters = self.counters
-        counters.steps += 1
-        counters.deferred_steps += self.num_deferred
-        counters.batch_sizes[min((len(step.chunks) - 1).bit_length(), _NUM_BATCH_SIZES - 1)] += 1
+        self.counters.note_step(len(step.chunks))
+        self.counters.deferred_steps += self.num_deferred
         for chunk in step.chunks:
             sequence = chunk.sequence
             sequence.num_computed += chunk.length
             self.blocks.publish(sequence)
             if not sequence.num_pending and not sequence.state.is_prompt_computed:
                 sequence.state.is_prompt_computed = True
+                sequence.state.computed_at = self._clock()
                 sequence.state.end_prefetch()
 
     def abandon(self, step: Step) -> None:
         """Take back a step that did not run."""
         self.rows.finish(step, None)
 
-    def failures(self) -> list[tuple[Sequence, str]]:
+    def failures(self) -> list[tuple[Sequence, Exception]]:
         """Return the sequences whose rows cannot be had, and why; they are to be removed."""
         return self.rows.failures(self.started)
 
@@ -220,7 +233,10 @@ class Scheduler:
         self.waiting.remove(sequence)
         insort(self.started, sequence, key=order_of)
         sequence.is_started = True
+        self.counters.prefix_cache_queries += len(sequence.ids)
+        self.counters.prefix_cache_hits += sequence.num_computed
         if sequence.state.num_cached_tokens is None:
+            sequence.state.started_at = self._clock()
             sequence.state.num_cached_tokens = sequence.num_computed
             self.counters.prompt_tokens += len(sequence.state.prompt_ids)
             self.counters.cached_prompt_tokens += sequence.num_computed

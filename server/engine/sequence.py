@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.kv_cache import BlockTable
-from server.engine.messages import MemoryUse, PositionLogprobs, Request
+from server.engine.messages import MemoryUse, PositionLogprobs, Request, RequestTiming
 
 if TYPE_CHECKING:
     from paging.lease import Lease, Prefetch
@@ -38,6 +38,15 @@ class RequestState:
         self.prompt_logprobs: list[PositionLogprobs | None] = [None]
         self.device_hits = self.host_hits = self.major_faults = 0
         self.stall_seconds = 0.0
+        self.arrived_at = self.started_at = self.computed_at = 0.0
+        """When it came to the scheduler, when it first held blocks, and when its prompt was computed."""
+
+    @property
+    def timing(self) -> RequestTiming:
+        """How long its prompt took, once it is computed."""
+        return RequestTiming(
+            queue_seconds=self.started_at - self.arrived_at, prefill_seconds=self.computed_at - self.started_at
+        )
 
     def end_prefetch(self) -> None:
         """Bring no more of the prompt's rows: they have been used, or will not be."""

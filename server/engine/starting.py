@@ -38,6 +38,7 @@ from server.engine.config import DEVICE_BUDGETS, EngineConfig
 from server.engine.engine import Engine
 from server.engine.loaded import Loaded, describe
 from server.engine.loading import TORCH_DTYPES, torch_device
+from server.engine.messages import StartupPhase
 from server.engine.model_tables import PhaseProgress, open_model_table, phase
 from server.engine.row_memory import PagedMemory, RowMemory, WholeMemory
 from server.engine.runner import Runner
@@ -76,7 +77,7 @@ def start_engine(
     open_storage: what rows are read through; tests put faults in here. Raises what `load` raises, and `ConfigError` or
     `BudgetError` with the number needed where memory is too small for what is asked.
     """
-    seconds: dict[str, float] = {}
+    seconds: dict[StartupPhase, float] = {}
     with ExitStack() as stack:
         start = _load(config, stack, on_progress, open_storage, seconds)
         keeper, seeding = _warm_up(start, stack)
@@ -109,7 +110,7 @@ def _load(
     stack: ExitStack,
     on_progress: PhaseProgress | None,
     open_storage: OpenStorage,
-    seconds: dict[str, float],
+    seconds: dict[StartupPhase, float],
 ) -> Loaded:
     """Load model, cache and memory; what is to be closed goes on the stack, what took how long into `seconds`."""
     place = torch_device(config.device)
@@ -122,16 +123,16 @@ def _load(
     dtype = TORCH_DTYPES[config.dtype or (Dtype.BF16 if place.type == "cuda" else Dtype.FP32)]
     table, storage = None, None
     if kind not in {None, Memory.COMPUTED}:
-        with _timed(seconds, "table"):
+        with _timed(seconds, StartupPhase.TABLE):
             named = None if config.table is None else Path(config.table)
             table = open_model_table(directory, model_config, named, on_progress)
             stack.callback(table.close)
-    with _timed(seconds, "weights"):
+    with _timed(seconds, StartupPhase.WEIGHTS):
         model = load_model(directory, dtype=dtype, device=place, with_memory=kind is Memory.COMPUTED).eval()
-    with _timed(seconds, "keys and values"):
+    with _timed(seconds, StartupPhase.KV_CACHE):
         cache = _make_cache(config, model, max_model_len)
     memory: RowMemory
-    with _timed(seconds, "rows"):
+    with _timed(seconds, StartupPhase.ROWS):
         if table is not None and kind is Memory.PAGED:
             storage = open_storage(table, config)
             stack.callback(storage.close)
@@ -146,7 +147,7 @@ def _load(
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
+def _timed(seconds: dict[StartupPhase, float], what: StartupPhase) -> Iterator[None]:
     started = time.perf_counter()
     yield
     seconds[what] = time.perf_counter() - started
@@ -230,6 +231,7 @@ def _open_pager(config: EngineConfig, storage: Storage, table: Table, model: Tra
     return open_pager(
         storage,
         table.geometry,
+        bases=table.bases,
         device_budget=_device_budget(config, model, table),
         host_budget=None if config.tol_host_bytes is None else Budget(num_bytes=config.tol_host_bytes),
         device=model.head_weight.device,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from paging import LeaseTimeoutError
 from paging.lease import Lease, LeaseState
 from server.engine.row_memory import RowMemory
 from server.engine.sequence import Sequence
@@ -157,18 +158,19 @@ class StepRows:
                 sequence.late_since = None
         return len(self._late(started))
 
-    def failures(self, started: Iterable[Sequence]) -> list[tuple[Sequence, str]]:
+    def failures(self, started: Iterable[Sequence]) -> list[tuple[Sequence, Exception]]:
         """Return the sequences whose rows cannot be had, and why."""
-        found: list[tuple[Sequence, str]] = []
+        found: list[tuple[Sequence, Exception]] = []
         for sequence in started:
             lease = sequence.lease
             if lease is None or lease.is_ready:
                 continue
-            if lease.state is LeaseState.FAILED:
-                found.append((sequence, str(lease.error)))
+            if lease.error is not None:
+                found.append((sequence, lease.error))
             elif sequence.late_since is not None and self._clock() - sequence.late_since > self._row_timeout:
                 seconds = f"{self._row_timeout:g} s"
-                found.append((sequence, f"a row did not arrive within {seconds}; the storage answers too slowly"))
+                error = LeaseTimeoutError(f"a row did not arrive within {seconds}; the storage answers too slowly")
+                found.append((sequence, error))
         return found
 
     def finish(self, step: Step, seconds: float | None) -> None:

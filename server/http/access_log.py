@@ -91,8 +91,8 @@ def _facts(scope: Scope, record: Record, status: int | None) -> dict[str, Any]:
         facts["prompt_tokens"] = generation.num_prompt_tokens
         facts["cached_tokens"] = generation.num_cached_tokens
         facts["completion_tokens"] = generation.num_completion_tokens
-        if record.first_token_seconds is not None:
-            facts["first_token_seconds"] = round(record.first_token_seconds, 4)
+        if record.pace is not None and record.pace.first_token_seconds is not None:
+            facts["first_token_seconds"] = round(record.pace.first_token_seconds, 4)
         if (memory := generation.memory) is not None:
             facts["rows"] = memory.rows
             facts["minor_faults"] = memory.host_hits

@@ -15,6 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from server.http.errors import ApiError, as_api_error, internal_error, invalid
 from server.http.form import Form, encode_json, error_frames
+from server.http.metrics.requests import RequestMetrics
+from server.http.pace import Pace
 from server.http.record import Record, record_of
 
 if TYPE_CHECKING:
@@ -34,25 +36,27 @@ _log = logging.getLogger("tolbooth.http")
 class Answer(Response):
     """Runs a generation and sends it in its form."""
 
-    def __init__(self, form: Form, *, timeout: float) -> None:
+    def __init__(self, form: Form, *, timeout: float, metrics: RequestMetrics) -> None:
         """`timeout`: seconds that the request may take from now on."""
         super().__init__(media_type="application/json")
         self._form = form
+        self._metrics = metrics
         self._timeout = timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it; raises `ApiError` and what the engine raises where nothing was sent yet."""
         record = record_of(scope)
         record.completion_id, record.generation = self._form.asked.id, self._form.generation
-        work = self._stream(send, record) if self._form.asked.stream else self._send_whole(send, record)
+        pace = record.pace = Pace(self._metrics, began=record.began)
+        work = self._stream(send, record, pace) if self._form.asked.stream else self._send_whole(send, pace)
         await _while_connected(receive, work, record)
 
-    async def _send_whole(self, send: Send, record: Record) -> None:
+    async def _send_whole(self, send: Send, pace: Pace) -> None:
         gains: list[list[Gain]] = [[] for _ in self._form.generation.choices]
         try:
             async with asyncio.timeout(self._timeout), contextlib.aclosing(self._form.generation.steps()) as steps:
                 async for step in steps:
-                    record.note_first_token()
+                    pace.note(step)
                     for choice, gain in step:
                         gains[choice.index].append(gain)
         except TimeoutError:
@@ -62,15 +66,15 @@ class Answer(Response):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _stream(self, send: Send, record: Record) -> None:
+    async def _stream(self, send: Send, record: Record, pace: Pace) -> None:
         has_begun = False
         try:
             async with asyncio.timeout(self._timeout), contextlib.aclosing(self._form.generation.steps()) as steps:
                 async for step in steps:
+                    pace.note(step)
                     frames = self._form.frames(step)
                     if not has_begun:
                         has_begun = True
-                        record.note_first_token()
                         frames = self._form.opening() + frames
                         await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
                     if frames:
@@ -91,7 +95,7 @@ class Answer(Response):
         if told is None:
             _log.error("a stream broke", exc_info=error)
             told = internal_error()
-        record.outcome = told.body.error.code or "error"
+        record.error, record.outcome = told, told.body.error.code or "error"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORD_SECONDS):
                 await send({"type": "http.response.body", "body": error_frames(told)})

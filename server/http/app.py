@@ -4,6 +4,7 @@
 |-----------------------|------------------------------------------------------------|
 | `RootPath`            | the path under which a proxy shows all this                |
 | `AccessLog`           | the request's id, its line in the log                      |
+| `MeteringMiddleware`  | what is counted of it                                      |
 | `CORSMiddleware`      | which web pages may call; only where origins are named     |
 | `ErrorGuard`          | exceptions become answers                                  |
 | `AuthMiddleware`      | keys                                                       |
@@ -19,6 +20,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 
 from server.http.access_log import AccessLog, write_to_stderr
 from server.http.auth import AuthMiddleware, load_keys
@@ -26,6 +28,7 @@ from server.http.chat import chat_router
 from server.http.completions import completions_router
 from server.http.error_guard import ErrorGuard, answer_http_exception
 from server.http.lifecycle import LifecycleMiddleware
+from server.http.metering import MeteringMiddleware
 from server.http.models import models_router
 from server.http.openapi import describe_app
 from server.http.paths import RootPath
@@ -41,6 +44,7 @@ def create_app(service: Service, *, write_log: Callable[[str], None] = write_to_
     layers = [
         Middleware(RootPath, root_path=config.root_path),
         Middleware(AccessLog, write=write_log, form=config.log_format),
+        Middleware(MeteringMiddleware, metrics=service.metrics),
     ]
     if config.cors_origins:
         layers.append(
@@ -66,7 +70,11 @@ def create_app(service: Service, *, write_log: Callable[[str], None] = write_to_
         middleware=layers,
         exception_handlers={HTTPException: answer_http_exception},
     )
-    for router in (completions_router, chat_router, models_router, tokenize_router, watching_router):
-        app.include_router(router(service))
+    makers = (completions_router, chat_router, models_router, tokenize_router, watching_router)
+    routers = [make_router(service) for make_router in makers]
+    for router in routers:
+        app.include_router(router)
+    routes = [route for routed in (*routers, app) for route in routed.routes if isinstance(route, Route)]
+    service.metrics.routes.declare(routes)
     describe_app(app)
     return app

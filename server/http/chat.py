@@ -52,6 +52,7 @@ def chat_router(service: Service) -> APIRouter:
         prompts = [(prompt, msgspec.structs.replace(params, max_tokens=max_tokens))]
         generation = Generation(service.engine, service.model, service.engine_requests(asked, completion_id, prompts))
         wire = Asked.of(asked, id=completion_id, created=now(), model_name=model_name, num_logprobs=params.logprobs)
-        return Answer(ChatForm(wire, service.model, generation), timeout=service.config.request_timeout)
+        form = ChatForm(wire, service.model, generation)
+        return Answer(form, timeout=service.config.request_timeout, metrics=service.metrics.requests)
 
     return router

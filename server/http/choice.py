@@ -34,8 +34,13 @@ class Choice:
         """Its place among all choices of all prompts."""
         self.prompt_index = prompt_index
         self.num_tokens = 0
-        self.is_finished = False
+        self.finish_reason: FinishReason | None = None
         self._text = ChoiceText(tokenizer, prompt_ids, params)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has ended."""
+        return self.finish_reason is not None
 
     def push(self, output: ChoiceOutput) -> Gain:
         """Take what the engine said; a stop string in it ends the choice, whatever the engine thinks."""
@@ -47,7 +52,7 @@ class Choice:
         stop_reason: str | int | None = output.stop_token_id
         if delta.stop_string is not None:
             reason, stop_reason = FinishReason.STOP, delta.stop_string
-        self.is_finished = reason is not None
+        self.finish_reason = reason
         return Gain(
             text=delta.text,
             num_tokens=delta.num_tokens,

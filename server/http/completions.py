@@ -44,7 +44,7 @@ def completions_router(service: Service) -> APIRouter:
             [prompt for prompt, _ in prompts],
             echo=bool(asked.echo),
         )
-        return Answer(form, timeout=service.config.request_timeout)
+        return Answer(form, timeout=service.config.request_timeout, metrics=service.metrics.requests)
 
     return router
 

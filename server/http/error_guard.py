@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.errors import ApiError, as_api_error, internal_error
 from server.http.form import encode_json
+from server.http.record import record_of
 
 _log = logging.getLogger("tolbooth.http")
 
@@ -35,6 +36,7 @@ class ErrorGuard:
             if told is None:
                 _log.error("%s %s broke", scope.get("method"), scope.get("path"), exc_info=error)
                 told = internal_error()
+            record_of(scope).error = told
             # An answer that has begun is cut off by the server, so that it is not taken for whole.
             if not has_begun:
                 await error_response(told)(scope, receive, send)
@@ -52,4 +54,5 @@ async def answer_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{error.detail}: {request.method} {request.url.path}"
     code = {404: "route_not_found", 405: "method_not_allowed"}.get(error.status_code)
-    return error_response(ApiError(error.status_code, message, code=code, headers=error.headers))
+    told = record_of(request.scope).error = ApiError(error.status_code, message, code=code, headers=error.headers)
+    return error_response(told)

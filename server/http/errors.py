@@ -20,6 +20,32 @@ import msgspec
 from server.engine.errors import QueueFullError, RequestError
 from server.process.errors import EngineDiedError, EngineUnavailableError
 
+CODES = frozenset(
+    {
+        "body_too_large",
+        "context_length_exceeded",
+        "draining",
+        "engine_died",
+        "engine_error",
+        "engine_unavailable",
+        "incomplete_body",
+        "internal_error",
+        "invalid_api_key",
+        "invalid_json",
+        "invalid_request_error",
+        "method_not_allowed",
+        "missing_api_key",
+        "missing_field",
+        "model_not_found",
+        "no_chat_template",
+        "queue_full",
+        "request_timeout",
+        "route_not_found",
+        "unknown_field",
+    }
+)
+"""What errors are counted by: their codes, and the types of those that have none."""
+
 _MAX_MESSAGE = 1000
 _MAX_NAME = 100
 _RETRY_AFTER = 1
@@ -65,6 +91,12 @@ class ApiError(Exception):
                 code=code,
             )
         )
+
+
+    @property
+    def label(self) -> str:
+        """What the error is counted by."""
+        return self.body.error.code or self.body.error.type
 
 
 def invalid(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:

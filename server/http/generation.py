@@ -11,7 +11,14 @@ from collections.abc import AsyncGenerator, Sequence
 import msgspec
 
 from paging import TolboothError
-from server.engine.messages import FinishReason, MemoryUse, PositionLogprobs, Request, RequestOutput
+from server.engine.messages import (
+    FinishReason,
+    MemoryUse,
+    PositionLogprobs,
+    Request,
+    RequestOutput,
+    RequestTiming,
+)
 from server.http.choice import Choice, Gain
 from server.http.errors import engine_failed
 from server.http.served_model import ServedModel
@@ -36,6 +43,8 @@ class Generation:
         self.prompt_logprobs: list[Sequence[PositionLogprobs | None] | None] = [None] * len(requests)
         """By prompt, where they were asked for and have come."""
         self.num_cached_tokens = 0
+        self.timings: list[RequestTiming] = []
+        """Of the prompts that have been computed."""
         self._memory: dict[int, MemoryUse] = {}  # by prompt
         self._engine = engine
         self._n = n
@@ -49,6 +58,12 @@ class Generation:
     def num_completion_tokens(self) -> int:
         """Tokens of all choices so far."""
         return sum(choice.num_tokens for choice in self.choices)
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why all of it ended, `length` where any choice was cut off; None before all have ended well."""
+        reasons = {choice.finish_reason for choice in self.choices}
+        return None if None in reasons else FinishReason.LENGTH if FinishReason.LENGTH in reasons else FinishReason.STOP
 
     @property
     def memory(self) -> MemoryUse | None:
@@ -75,6 +90,8 @@ class Generation:
         """Return what the choices gain, and whether the engine gave one of them up after that."""
         if output.num_cached_tokens is not None:
             self.num_cached_tokens += output.num_cached_tokens
+        if output.timing is not None:
+            self.timings.append(output.timing)
         if output.prompt_logprobs is not None:
             self.prompt_logprobs[index] = output.prompt_logprobs
         if output.memory is not None:

@@ -1,4 +1,4 @@
-"""What the log says of one request; handlers fill it in as they go."""
+"""What log and metrics say of one request; handlers fill it in as they go."""
 
 import time
 from dataclasses import dataclass, field
@@ -6,7 +6,9 @@ from typing import Any
 
 from starlette.types import Scope
 
+from server.http.errors import ApiError
 from server.http.generation import Generation
+from server.http.pace import Pace
 
 _KEY = "tolbooth.record"
 
@@ -18,17 +20,14 @@ class Record:
     request_id: str
     began: float = field(default_factory=time.perf_counter)
     completion_id: str | None = None
-    first_token_seconds: float | None = None
     generation: Generation | None = None
+    pace: Pace | None = None
     prompts: list[Any] | None = None
     """Only where prompts are logged."""
+    error: ApiError | None = None
+    """What the client was told, before its answer began or within it."""
     outcome: str | None = None
     """How a request ended that has a status of success and yet did not succeed."""
-
-    def note_first_token(self) -> None:
-        """Call it at every step; the first one counts."""
-        if self.first_token_seconds is None:
-            self.first_token_seconds = time.perf_counter() - self.began
 
 
 def record_of(scope: Scope) -> Record:

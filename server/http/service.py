@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
@@ -18,6 +18,7 @@ from server.http.body import read_body
 from server.http.errors import ApiError
 from server.http.form import encode_json
 from server.http.lifecycle import Lifecycle
+from server.http.metrics.sources import ServerMetrics
 from server.http.prompts import TokenPrompt
 from server.http.requests import GenerationRequest, parse_body
 from server.http.served_model import ServedModel
@@ -34,6 +35,7 @@ class Service:
     model: ServedModel
     engine: EngineClient
     lifecycle: Lifecycle
+    metrics: ServerMetrics = field(default_factory=ServerMetrics)
 
     @property
     def max_model_len(self) -> int:

@@ -3,10 +3,10 @@
 import importlib.metadata
 
 from fastapi import APIRouter
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 from starlette.responses import Response
 
-from server.http.metrics import EngineCollector
+from server.http.metrics.collector import MetricsCollector
 from server.http.openapi import describe
 from server.http.paths import METRICS
 from server.http.responses import Health, Version
@@ -21,7 +21,7 @@ def watching_router(service: Service) -> APIRouter:
     """Return the routes."""
     router = APIRouter()
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(EngineCollector(service.engine))
+    registry.register(MetricsCollector(service.config, service.engine, service.metrics))
 
     @router.get("/health", **describe("Tell whether requests are served now.", None, Health))
     async def health() -> Response:
@@ -37,6 +37,6 @@ def watching_router(service: Service) -> APIRouter:
     async def metrics() -> Response:
         if service.engine.state is EngineState.READY:
             await service.engine.refresh_stats(_STATS_SECONDS)
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return router

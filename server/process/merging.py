@@ -23,6 +23,7 @@ def merge_outputs(outputs: Sequence[RequestOutput]) -> RequestOutput:
         choices=[_merge_choice(parts) for parts in by_choice.values()],
         prompt_logprobs=_only([output.prompt_logprobs for output in outputs]),
         num_cached_tokens=_only([output.num_cached_tokens for output in outputs]),
+        timing=_only([output.timing for output in outputs]),
         is_finished=outputs[-1].is_finished,
         error=_only([output.error for output in outputs]),
         memory=outputs[-1].memory,

@@ -6,28 +6,10 @@ from typing import Any
 
 import msgspec
 
+from paging.stats import PagerStats, levels
 from server.engine.messages import EngineStats
 
-_GAUGES = frozenset(
-    {
-        "requests_running",
-        "requests_waiting",
-        "requests_deferred",
-        "kv_blocks",
-        "kv_blocks_used",
-        "resident_bytes",
-        # of the pager
-        "device_slots",
-        "device_bytes",
-        "device_rows",
-        "device_leased_rows",
-        "host_slots",
-        "host_bytes",
-        "host_rows",
-        "waiting_leases",
-        "reads_under_way",
-    }
-)
+_LEVELS = levels(EngineStats) | levels(PagerStats)
 """What says how things stand; everything else counts what happened."""
 
 
@@ -40,7 +22,7 @@ class StatsTotals:
 
     @property
     def latest(self) -> EngineStats | None:
-        """Counters since the first engine's start; gauges of the live engine, 0 without one. None before the first."""
+        """Counters since the first engine's start; levels of the live engine, 0 without one. None before the first."""
         if self._before is None or self._live is None:
             return self._live or self._before
         before, live = msgspec.structs.asdict(self._before), msgspec.structs.asdict(self._live)
@@ -53,15 +35,15 @@ class StatsTotals:
     def end_engine(self) -> None:
         """Keep what the live engine counted; it is gone."""
         if (latest := self.latest) is not None:
-            self._before = EngineStats(**_without_gauges(msgspec.structs.asdict(latest)))
+            self._before = EngineStats(**_without_levels(msgspec.structs.asdict(latest)))
         self._live = None
 
 
 def _sums(before: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:
-    """Return counters added up and gauges as they are in `live`, name by name."""
+    """Return counters added up and levels as they are in `live`, name by name."""
     sums = dict(before)
     for name, value in live.items():
-        if name in _GAUGES or name not in before:
+        if name in _LEVELS or name not in before:
             sums[name] = value
         elif isinstance(value, Mapping):
             sums[name] = _sums(before[name], value)
@@ -72,8 +54,8 @@ def _sums(before: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:
     return sums
 
 
-def _without_gauges(stats: Mapping[str, Any]) -> dict[str, Any]:
+def _without_levels(stats: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: 0 if name in _GAUGES else _without_gauges(value) if isinstance(value, Mapping) else value
+        name: 0 if name in _LEVELS else _without_levels(value) if isinstance(value, Mapping) else value
         for name, value in stats.items()
     }
