@@ -3,6 +3,8 @@
 PYTHON ?= python3
 PROMPT ?= Once upon a time
 SERVE_OPTIONS ?=
+GPU_PYTHON ?= 3.12
+GPU_CHECK_OPTIONS ?=
 RANDOM_1B ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tolbooth/random-1b
 
 BIN := .venv/bin
@@ -14,7 +16,7 @@ unexport PROMPT
 demo: export DEMO_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve serve-1b test check bench bench-paging bench-engine bench-serve clean
+.PHONY: help setup demo serve serve-1b test check bench bench-paging bench-engine bench-alternatives bench-serve gpu-wheels gpu-check clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile
@@ -43,7 +45,7 @@ check: $(STAMP) ## lint, format, types, import law
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: bench-paging bench-engine bench-serve ## run every benchmark
+bench: bench-paging bench-engine bench-alternatives bench-serve ## run every benchmark
 
 bench-paging: $(STAMP) ## cold reads, leases, memory (as root, with fio: apt-get install fio)
 	$(BIN)/python benchmarks/bench_paging.py --out docs/benchmarks/paging-$$(date +%F)
@@ -51,6 +53,18 @@ bench-paging: $(STAMP) ## cold reads, leases, memory (as root, with fio: apt-get
 bench-engine: $(STAMP) ## serving from a paged table beside one in memory: make bench-engine TEXT=books.txt
 	@test -n "$(TEXT)" || { echo "error: name a text of some tens of megabytes: make bench-engine TEXT=books.txt" >&2; exit 2; }
 	$(BIN)/python benchmarks/bench_engine.py --text "$(TEXT)" --out docs/benchmarks/engine-$$(date +%F)
+
+bench-alternatives: $(STAMP) ## beside what could be used instead: make bench-alternatives TEXT=books.txt (as root)
+	@test -n "$(TEXT)" || { echo "error: name a text of some tens of megabytes: make bench-alternatives TEXT=books.txt" >&2; exit 2; }
+	$(BIN)/python benchmarks/bench_alternatives.py --text "$(TEXT)" --out docs/benchmarks/alternatives-$$(date +%F)
+
+gpu-wheels: $(STAMP) ## fetch what a bare CUDA machine lacks into build/wheels: make gpu-wheels GPU_PYTHON=3.12
+	$(BIN)/python -m pip download -q --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \
+		--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 \
+		--constraint constraints.txt -d build/wheels xxhash msgspec
+
+gpu-check: ## everything that needs a CUDA device, on a machine with torch and nothing else of ours
+	$(PYTHON) benchmarks/gpu_check.py $(GPU_CHECK_OPTIONS) --out docs/benchmarks/gpu-$$(date +%F)
 
 bench-serve: $(STAMP) ## streaming over HTTP beside the engine without it
 	$(BIN)/python benchmarks/bench_serve.py --out docs/benchmarks/serve-$$(date +%F)

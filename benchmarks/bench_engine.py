@@ -3,20 +3,16 @@
     make bench-engine TEXT=books.txt
     .venv/bin/python benchmarks/bench_engine.py --text books.txt --scratch DIR --out docs/benchmarks/engine-2026-11-23
 
-Models have random weights and would loop or wander; so the sampler does its full work, and then the next token is
-taken from the text, tokenized with a vocabulary of 32,000 trained on it. Every arm reads the same stretches of text,
-each stream its own, after its cache has seen the stretches before. What is made (models, tokenizer, ids) stays in
-`--scratch` and is used again.
+Every arm reads the same stretches of text, each stream its own, after its cache has seen the stretches before.
 """
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,139 +20,28 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from harness import Arm, Comparison, compare, write_report
+from measured import (
+    FRACTION,
+    VOCAB_SIZE,
+    Measured,
+    conditions,
+    open_engine,
+    own_tokenizer,
+    preload,
+    random_model,
+    text_ids,
+)
 
 from models.attention import PackedContext
 from models.bundled import resolve_model
-from models.tokenizer import TOKENIZER_FILE, encode, load_tokenizer, save_tokenizer, train_tokenizer
-from paging import Table
-from paging.storage.faulty import FaultPlan, FaultyStorage
-from server.cli.app import main as tolbooth
+from models.tokenizer import TOKENIZER_FILE, load_tokenizer
 from server.engine.choices import Memory
-from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.messages import Request
 from server.engine.params import SamplingParams
-from server.engine.row_memory import PagedMemory
-from server.engine.sampling import SampledSequence, SampledTokens, Sampler
-from server.engine.starting import open_table_storage, start_engine
 
-VOCAB_SIZE = 32_000
-PROMPT_TOKENS = 128
-WARM_TOKENS = 100_000
-LATENCY = 0.020
-FRACTION = 0.1
 TIE = 1e-3
 """Scores so far apart may change places with the shapes of matrix products."""
-SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": 0.95, "ignore_eos": True}
-
-
-class ForcedSampler:
-    """Samples, then says what the text says; a request's seed is where in the text it begins."""
-
-    def __init__(self, sampler: Sampler, ids: npt.NDArray[np.int64]) -> None:
-        self._sampler, self._ids = sampler, ids
-
-    def sample(self, logits_SV: Any, sequences: Sequence[SampledSequence]) -> SampledTokens:
-        """Return the text's next tokens."""
-        sampled = self._sampler.sample(logits_SV, sequences)
-        forced = [int(self._ids[each.seed + len(each.prompt_ids) + each.position]) for each in sequences]
-        return SampledTokens(forced, sampled.logprobs, sampled.errors)
-
-
-@dataclass
-class Measured:
-    """An engine over a text, and what its rows and steps did while they were measured."""
-
-    engine: Engine
-    ids: npt.NDArray[np.int64]
-    num_streams: int
-    round: int = 0
-    requests: int = 0
-    faults: int = 0
-    step_seconds: list[float] = field(default_factory=list)
-    fault_seconds: list[float] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.engine.sampler = ForcedSampler(self.engine.sampler, self.ids)  # type: ignore[assignment]
-        memory = self.engine.scheduler.rows.memory
-        if isinstance(memory, PagedMemory):
-            self._warm(memory)
-
-    @property
-    def miss_rate(self) -> float:
-        """Major faults of the row requests that were measured."""
-        return self.faults / self.requests if self.requests else 0.0
-
-    def decode(self, num_tokens: int) -> float:
-        """Run all streams over their next stretch of text; return tokens per second while all of them decode."""
-        began = self._begin(self.num_streams, num_tokens)
-        while not self._all_decode(self.num_streams):
-            self.engine.step()
-        stats, started, tokens = self.engine.stats(), time.perf_counter(), 0
-        while len(self.engine.scheduler.started) == self.num_streams:
-            step_started = time.perf_counter()
-            before = self._num_faults()
-            tokens += sum(len(choice.token_ids) for output in self.engine.step() for choice in output.choices)
-            seconds = time.perf_counter() - step_started
-            (self.step_seconds if self._num_faults() == before else self.fault_seconds).append(seconds)
-        rate = tokens / (time.perf_counter() - started)
-        self._note(stats)
-        self._drain(began)
-        return rate
-
-    def serve(self, num_requests: int, num_tokens: int) -> float:
-        """Serve more requests than there are lanes; return generated tokens per second from first to last."""
-        stats, started = self.engine.stats(), time.perf_counter()
-        self._drain(self._begin(num_requests, num_tokens))
-        rate = num_requests * num_tokens / (time.perf_counter() - started)
-        self._note(stats)
-        return rate
-
-    def _begin(self, num_requests: int, num_tokens: int) -> int:
-        stretch = len(self.ids) // num_requests
-        length = PROMPT_TOKENS + num_tokens
-        for stream in range(num_requests):
-            start = stream * stretch + WARM_TOKENS // num_requests + self.round * length
-            if start + length > (stream + 1) * stretch:
-                raise RuntimeError("the text is too short for so many rounds")
-            self.engine.add(
-                Request(
-                    request_id=f"{self.round}-{stream}",
-                    prompt_ids=self.ids[start : start + PROMPT_TOKENS].tolist(),
-                    params=SamplingParams(max_tokens=num_tokens, seed=start, **SAMPLING),
-                )
-            )
-        self.round += 1
-        return num_requests
-
-    def _drain(self, _: int) -> None:
-        while self.engine.scheduler.has_work:
-            for output in self.engine.step():
-                if output.error:
-                    raise RuntimeError(output.error)
-
-    def _all_decode(self, count: int) -> bool:
-        started = self.engine.scheduler.started
-        return len(started) == count and all(sequence.output_ids for sequence in started)
-
-    def _num_faults(self) -> int:
-        return sum(sequence.state.major_faults for sequence in self.engine.scheduler.started)
-
-    def _note(self, before: Any) -> None:
-        after = self.engine.stats()
-        if after.memory:
-            self.requests += after.memory["row_requests"] - before.memory["row_requests"]
-            self.faults += after.memory["major_faults"] - before.memory["major_faults"]
-
-    def _warm(self, memory: PagedMemory) -> None:
-        """Let the cache see what comes before in the text, the streams in turns."""
-        num_streams = max(self.num_streams, 1)
-        stretch, length = len(self.ids) // num_streams, WARM_TOKENS // num_streams
-        before = [self.ids[stream * stretch : stream * stretch + length] for stream in range(num_streams)]
-        for keys in np.stack(before, axis=1):
-            lease = memory.lease(keys)
-            memory.wait_for([lease], 60)
-            memory.release(lease)
 
 
 def main() -> None:
@@ -176,7 +61,7 @@ def main() -> None:
     parts = options.only or ["paging", "dense", "latency", "demo", "host", "equality"]
     with ExitStack() as stack:
         scratch = options.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tolbooth-bench-")))
-        memory_model = random_model(scratch, "250m-memoryllm", "--table", "synthetic")
+        memory_model = random_model(scratch, "250m-memoryllm", with_table=True)
         dense_model = random_model(scratch, "250m-dense")
         ids = text_ids(options.text, scratch, f"ids-{VOCAB_SIZE}.npy", lambda: own_tokenizer(options.text, scratch))
         demo = resolve_model("demo")
@@ -200,35 +85,6 @@ def main() -> None:
         print(comparison.to_markdown())
     remarks = "\n".join(f"- {fact}" for fact in facts)
     write_report(comparisons, options.out, title="Engine", remarks=remarks, more={"facts_measured": facts})
-
-
-def random_model(scratch: Path, name: str, *options: str) -> Path:
-    """Return a checkpoint of random weights with the small vocabulary; make it where it is not there."""
-    out = scratch / name
-    if not out.exists():
-        code = tolbooth(["init", name, "--vocab-size", str(VOCAB_SIZE), "--out", str(out), *options])
-        if code:
-            sys.exit(code)
-    return out
-
-
-def own_tokenizer(text: Path, scratch: Path) -> Any:
-    """Return a tokenizer trained on the text."""
-    path = scratch / "tokenizer.json"
-    if not path.exists():
-        sample = text.read_text(encoding="utf-8")[:20_000_000]
-        save_tokenizer(train_tokenizer(sample.split("\n\n"), vocab_size=VOCAB_SIZE), path)
-    return load_tokenizer(path)
-
-
-def text_ids(text: Path, scratch: Path, name: str, tokenizer: Callable[[], Any]) -> npt.NDArray[np.int64]:
-    """Return the text's ids, made where they are not there."""
-    path = scratch / name
-    if not path.exists():
-        content = text.read_text(encoding="utf-8")[:12_000_000]
-        np.save(path, np.array(encode(tokenizer(), content), dtype=np.int64))
-    ids: npt.NDArray[np.int64] = np.load(path)
-    return ids
 
 
 def paging(  # noqa: PLR0917
@@ -445,46 +301,6 @@ def dense(memory_model: Path, dense_model: Path, ids: npt.NDArray[np.int64], rou
 def with_miss_rate(comparison: Comparison, paged: Measured) -> Comparison:
     """Add what share of row requests were major faults."""
     return replace(comparison, conditions={**comparison.conditions, "miss rate": f"{paged.miss_rate:.4f}"})
-
-
-def open_engine(
-    stack: ExitStack, model: Path, num_lanes: int, options: dict[str, Any], *, late: bool = False
-) -> Engine:
-    """Start an engine in fp32; with `late` every read takes 20 ms at least."""
-
-    def open_late(table: Table, config: EngineConfig) -> Any:
-        return FaultyStorage(open_table_storage(table, config), FaultPlan(latency=(LATENCY, LATENCY)))
-
-    config = EngineConfig(model=str(model), max_num_seqs=num_lanes, dtype="fp32", **options)
-    engine = start_engine(config, open_storage=open_late) if late else start_engine(config)
-    stack.callback(engine.close)
-    return engine
-
-
-def preload(measured: Measured) -> None:
-    """Bring every row to its slot."""
-    memory = measured.engine.scheduler.rows.memory
-    assert isinstance(memory, PagedMemory)
-    for keys in np.array_split(np.arange(measured.engine.info.vocab_size), 64):
-        lease = memory.lease(keys)
-        memory.wait_for([lease], 60)
-        memory.release(lease)
-
-
-def conditions(model: Path, num_tokens: int) -> dict[str, Any]:
-    """Say what a ratio depends on."""
-    with Table.open(model / "table") if (model / "table").exists() else ExitStack() as table:
-        size = (
-            f"{table.num_rows:,} rows of {table.geometry.row_bytes:,} B" if isinstance(table, Table) else "the demo's"
-        )
-    return {
-        "table": size,
-        "contexts": f"{PROMPT_TOKENS} to {PROMPT_TOKENS + num_tokens} tokens",
-        "host tier": "none",
-        "storage": "direct",
-        "dtype": "fp32",
-        "sampling": "temperature 0.8, top_k 50, top_p 0.95, then the text's token",
-    }
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_engine import VOCAB_SIZE, random_model
 from harness import Arm, Comparison, compare, write_report
+from measured import VOCAB_SIZE, random_model
 from tokenizers import Tokenizer
 
 from models.bundled import resolve_model
@@ -142,7 +142,7 @@ def main() -> None:
     with ExitStack() as stack:
         scratch = options.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tolbooth-bench-")))
         if "250m" in options.only:
-            model = random_model(scratch, "250m-memoryllm", "--table", "synthetic")
+            model = random_model(scratch, "250m-memoryllm", with_table=True)
             if not (model / TOKENIZER_FILE).exists():
                 save_tokenizer(made_up_tokenizer(), model / TOKENIZER_FILE)
             comparisons.append(measure("250m-memoryllm", Load(model, options.streams, 32, 48), options.rounds, facts))

@@ -1,0 +1,409 @@
+"""Every alternative that a user could pick instead of a paged table, in one run.
+
+    make bench-alternatives TEXT=books.txt
+    .venv/bin/python benchmarks/bench_alternatives.py --text books.txt --scratch DIR --out docs/benchmarks/alternatives
+
+| arm                       | what it is                                                                      |
+|---------------------------|---------------------------------------------------------------------------------|
+| resident                  | the whole table in memory                                                       |
+| paged, N %                | slots for N % of the rows; with a host tier for none, half or all of them       |
+| computed                  | no table: the FFNs themselves                                                   |
+| memory map, row by row    | what a first attempt would be: the table's file mapped, each row indexed in turn |
+| dense                     | a dense model of the same total size, in this engine                            |
+| transformers, dense       | the same dense weights in `transformers`, with its own cache                    |
+
+Every arm samples in full, then takes the text's token; each stream reads a text of its own, after its cache has seen what
+comes before. Beside every ratio stand the miss rate and what share of its bandwidth floor an arm reaches: the time in
+which its weights, its head, its keys and values and its rows could be read once at the bandwidth of a copy.
+"""
+
+import argparse
+import gc
+import mmap
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from harness import Arm, Comparison, compare, drop_page_cache, write_report
+from measured import (
+    FRACTION,
+    PROMPT_TOKENS,
+    SAMPLING,
+    VOCAB_SIZE,
+    Measured,
+    conditions,
+    floor_bytes,
+    open_engine,
+    own_tokenizer,
+    random_model,
+    run_prompt,
+    text_ids,
+)
+from torch import Tensor
+
+from models.attention import PackedContext
+from models.checkpoint import load_model
+from paging import Table
+from paging.storage.choice import StorageKind
+from server.engine.choices import Memory
+from server.engine.engine import Engine
+from server.engine.params import SamplingParams
+from server.engine.row_memory import WholeMemory
+from server.engine.sampling import SampledSequence, Sampler
+
+STREAMS = (1, 8, 32)
+FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
+SWEEP_STREAMS = (1, 32)
+PREFILL_TOKENS = (128, 512, 2048)
+LOGITS_TOLERANCE = 2e-3
+"""Between this engine and `transformers`: other kernels round otherwise, over 24 layers."""
+
+
+class NaiveRows:
+    """The table's first shard mapped, and each token's row indexed in turn: a page fault at a time where it is cold."""
+
+    max_rows = None
+
+    def __init__(self, table: Table) -> None:
+        manifest = table.manifest
+        self._geometry = table.geometry
+        self._maps: list[npt.NDArray[np.uint8]] = []
+        self._firsts: list[int] = []
+        for shard in manifest.shards:
+            with (table.directory / shard.file).open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            rows = np.frombuffer(mapped, dtype=np.uint8)[-shard.num_rows * self._geometry.row_stride :]
+            self._maps.append(rows.reshape(shard.num_rows, self._geometry.row_stride))
+            self._firsts.append(shard.first_row)
+
+    def fetch(self, row_keys_N: Tensor) -> "NaiveBatch":
+        """Copy each row out of its map."""
+        rows = []
+        for key in row_keys_N.tolist():
+            shard = int(np.searchsorted(self._firsts, key, side="right")) - 1
+            rows.append(self._maps[shard][key - self._firsts[shard], : self._geometry.row_bytes])
+        payload_NR = torch.from_numpy(np.stack(rows))
+        values = payload_NR.view(torch.bfloat16).view(len(rows), -1, self._geometry.hidden_size).float()
+        return NaiveBatch(values)
+
+
+@dataclass(frozen=True)
+class NaiveBatch:
+    """Rows of a batch, all layers."""
+
+    values_NLd: Tensor
+
+    def gather(self, layer: int) -> Tensor:
+        """Return a layer's values."""
+        return self.values_NLd[:, layer]
+
+
+class OutsideModel:
+    """The dense weights in `transformers`, decoding a batch as that library does; same text, same sampling."""
+
+    def __init__(self, model: Path, ids: npt.NDArray[np.int64], num_streams: int) -> None:
+        import transformers  # noqa: PLC0415 an extra
+
+        transformers.utils.logging.set_verbosity_error()
+        self.model = transformers.LlamaForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        self.sampler = Sampler(VOCAB_SIZE, torch.device("cpu"))
+        self.ids = ids
+        self.num_streams = num_streams
+        self.round = 0
+
+    @torch.inference_mode()
+    def decode(self, num_tokens: int) -> float:
+        """Return tokens per second over the next stretch of every stream, prompts not counted."""
+        stretch = len(self.ids) // self.num_streams
+        starts = [stream * stretch + self.round * (PROMPT_TOKENS + num_tokens) for stream in range(self.num_streams)]
+        self.round += 1
+        prompts = torch.from_numpy(np.stack([self.ids[start : start + PROMPT_TOKENS] for start in starts]))
+        cache = self.model(prompts, use_cache=True, logits_to_keep=1).past_key_values
+        sequences = [self._sequence(start, num_tokens) for start in starts]
+        started = time.perf_counter()
+        for step in range(num_tokens):
+            forced = torch.tensor([[int(self.ids[start + PROMPT_TOKENS + step])] for start in starts])
+            out = self.model(forced, past_key_values=cache, use_cache=True)
+            self.sampler.sample(out.logits[:, -1], sequences)
+            for row, sequence in enumerate(sequences):
+                sequence.output_ids.append(int(forced[row, 0]))
+        return self.num_streams * num_tokens / (time.perf_counter() - started)
+
+    def _sequence(self, start: int, num_tokens: int) -> SampledSequence:
+        return SampledSequence(
+            SamplingParams(max_tokens=num_tokens, seed=start, **SAMPLING),
+            seed=start,
+            choice=0,
+            prompt_ids=self.ids[start : start + PROMPT_TOKENS].tolist(),
+            output_ids=[],
+            eos_token_id=None,
+            bad_word_ids=(),
+        )
+
+
+def main() -> None:
+    """Measure every comparison and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, required=True, help="plain text, some tens of megabytes")
+    parser.add_argument("--scratch", type=Path, help="where models and ids are made, and found again")
+    parser.add_argument("--rounds", type=int, default=9)
+    parts = ["decode", "sweep", "prefill", "start"]
+    parser.add_argument("--only", choices=parts, nargs="*", default=parts, help="these parts alone")
+    parser.add_argument("--streams", type=int, nargs="*", default=STREAMS, help="of the part `decode`")
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/alternatives"), help="report, no ending")
+    options = parser.parse_args()
+    comparisons: list[Comparison] = []
+    facts: list[str] = []
+    with ExitStack() as stack:
+        scratch = options.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tolbooth-bench-")))
+        memory_model = random_model(scratch, "250m-memoryllm", with_table=True)
+        dense_model = random_model(scratch, "250m-dense")
+        ids = text_ids(options.text, scratch, f"ids-{VOCAB_SIZE}.npy", lambda: own_tokenizer(options.text, scratch))
+        if "decode" in options.only:
+            check_equal_logits(dense_model, ids, facts)
+            bandwidth = copy_bandwidth(facts)
+            for count in options.streams:
+                comparisons += decode(memory_model, dense_model, ids, count, options.rounds, bandwidth, facts)
+        if "sweep" in options.only:
+            comparisons += [sweep(memory_model, ids, count, options.rounds, facts) for count in SWEEP_STREAMS]
+        if "prefill" in options.only:
+            comparisons += [prefill(memory_model, ids, count, options.rounds) for count in PREFILL_TOKENS]
+        if "start" in options.only:
+            comparisons.append(start(memory_model, dense_model, ids, options.rounds))
+    for comparison in comparisons:
+        print(comparison.to_markdown())
+    remarks = "\n".join(f"- {fact}" for fact in facts)
+    write_report(comparisons, options.out, title="Alternatives", remarks=remarks, more={"facts_measured": facts})
+
+
+def decode(  # noqa: PLR0917
+    memory_model: Path,
+    dense_model: Path,
+    ids: npt.NDArray[np.int64],
+    num_streams: int,
+    rounds: int,
+    bandwidth: float,
+    facts: list[str],
+) -> list[Comparison]:
+    """Compare decoding in every arm; once beside the dense model, once beside the table in memory, once outside."""
+    num_tokens = 128 if num_streams == 1 else 64
+    with ExitStack() as stack:
+
+        def engine(model: Path, **options: Any) -> Measured:
+            opened = open_engine(stack, model, num_streams, {"max_model_len": PROMPT_TOKENS + num_tokens, **options})
+            return Measured(opened, ids, num_streams)
+
+        naive = engine(memory_model, memory=Memory.MAPPED)
+        table = stack.enter_context(Table.open(memory_model / "table"))
+        replace_rows(naive.engine, NaiveRows(table))
+        arms = {
+            "dense": engine(dense_model),
+            "resident": engine(memory_model, memory=Memory.RESIDENT),
+            "paged, 10%": engine(memory_model, tol_device_fraction=FRACTION),
+            "computed": engine(memory_model, memory=Memory.COMPUTED),
+            "memory map, row by row": naive,
+        }
+        runs: dict[str, Callable[[int], float]] = {name: arm.decode for name, arm in arms.items()}
+        runs["transformers, dense"] = OutsideModel(dense_model, ids, num_streams).decode
+        result = compare(
+            f"Decoding, {num_streams} at once",
+            [Arm(name=name, run=lambda run=run: run(num_tokens)) for name, run in runs.items()],
+            unit="tokens/s",
+            rounds=rounds,
+            conditions=conditions(memory_model, num_tokens),
+        )
+        for name, arm in arms.items():
+            seconds = num_streams / result.value(name).median
+            floor = floor_bytes(arm.engine, num_streams, PROMPT_TOKENS + num_tokens / 2) / bandwidth
+            facts.append(
+                f"decoding, {num_streams} at once, {name}: {1e3 * seconds:.2f} ms a step, {floor / seconds:.0%} of its "
+                f"bandwidth floor of {1e3 * floor:.2f} ms"
+            )
+        result = replace(result, conditions={**result.conditions, "miss rate": f"{arms['paged, 10%'].miss_rate:.4f}"})
+    gc.collect()
+    return [
+        replace(result, title=f"{result.title}, beside {baseline}", baseline=baseline)
+        for baseline in ("dense", "resident", "transformers, dense")
+    ]
+
+
+def sweep(
+    model: Path, ids: npt.NDArray[np.int64], num_streams: int, rounds: int, facts: list[str]
+) -> Comparison:
+    """Compare sizes of the device tier, of the host tier behind it, and storages, with the table in memory."""
+    num_tokens = 64
+    with Table.open(model / "table") as table:
+        table_bytes = table.num_rows * table.geometry.row_stride
+    ten: dict[str, Any] = {"tol_device_fraction": FRACTION}
+    options: dict[str, dict[str, Any]] = {
+        "resident": {"memory": Memory.RESIDENT},
+        **{f"paged, {fraction:.0%}": {"tol_device_fraction": fraction} for fraction in FRACTIONS},
+        "paged, 10%, host tier for half": {**ten, "tol_host_bytes": table_bytes // 2},
+        "paged, 10%, host tier for all": {**ten, "tol_host_bytes": table_bytes + 256 * 2**20},
+        "paged, 10%, by way of the page cache": {**ten, "tol_storage": StorageKind.MAPPED},
+    }
+    with ExitStack() as stack:
+        longest = {"max_model_len": PROMPT_TOKENS + num_tokens}
+        arms = {
+            name: Measured(open_engine(stack, model, num_streams, longest | its), ids, num_streams)
+            for name, its in options.items()
+        }
+        result = compare(
+            f"Sizes of the tiers, {num_streams} at once",
+            [Arm(name=name, run=lambda arm=arm: arm.decode(num_tokens)) for name, arm in arms.items()],
+            unit="tokens/s",
+            rounds=rounds,
+            conditions={**conditions(model, num_tokens), "host tier": "none where none is named"},
+        )
+        facts += [
+            f"tiers, {num_streams} at once, {name}: miss rate {arm.miss_rate:.4f}"
+            for name, arm in arms.items()
+            if name != "resident"
+        ]
+    gc.collect()
+    return result
+
+
+def prefill(model: Path, ids: npt.NDArray[np.int64], num_tokens: int, rounds: int) -> Comparison:
+    """Compare the tokens per second of a prompt whose rows are all there with one that finds none of its rows."""
+    options: dict[str, Any] = {
+        "max_model_len": 2048 + 16,
+        "max_num_batched_tokens": 512,
+        "enable_prefix_caching": False,
+    }
+    paged: dict[str, Any] = {**options, "tol_device_fraction": 0.2}
+    with ExitStack() as stack:
+        resident = open_engine(stack, model, 1, {**options, "memory": Memory.RESIDENT})
+        warm = open_engine(stack, model, 1, paged)
+        cold: list[Engine] = []
+
+        def make_cold() -> None:
+            while cold:
+                cold.pop().close()
+            drop_table_pages(model)
+            cold.append(open_engine(stack, model, 1, paged))
+            run_prompt(cold[0], ids[:1])  # weights and code are warm, one row is
+
+        def run(engine: Engine, index: list[int]) -> float:
+            index[0] += 1
+            start_id = 200_000 + index[0] * num_tokens
+            prompt = ids[start_id : start_id + num_tokens]
+            return num_tokens / run_prompt(engine, prompt)
+
+        def make_warm(counter: list[int]) -> None:
+            start_id = 200_000 + (counter[0] + 1) * num_tokens
+            run_prompt(warm, ids[start_id : start_id + num_tokens])
+
+        counters = {name: [0] for name in ("resident", "warm", "cold")}
+        return compare(
+            f"A prompt of {num_tokens:,} tokens",
+            [
+                Arm(
+                    name="paged, its rows on the device",
+                    run=lambda: run(warm, counters["warm"]),
+                    prepare=lambda: make_warm(counters["warm"]),
+                ),
+                Arm(name="resident", run=lambda: run(resident, counters["resident"])),
+                Arm(
+                    name="paged, none of its rows there",
+                    run=lambda: run(cold[0], counters["cold"]),
+                    prepare=make_cold,
+                ),
+            ],
+            unit="tokens/s",
+            rounds=rounds,
+            conditions={**conditions(model, 1), "contexts": f"0 to {num_tokens} tokens", "tokens a step": 512},
+        )
+
+
+def start(memory_model: Path, dense_model: Path, ids: npt.NDArray[np.int64], rounds: int) -> Comparison:
+    """Compare the seconds from nothing to the first token of a prompt, files not in memory."""
+
+    def run(model: Path, options: dict[str, Any]) -> float:
+        with ExitStack() as stack:
+            began = time.perf_counter()
+            engine = open_engine(stack, model, 1, {"max_model_len": 512, **options})
+            run_prompt(engine, ids[:PROMPT_TOKENS])
+            return time.perf_counter() - began
+
+    arms = {
+        "resident": (memory_model, {"memory": Memory.RESIDENT}),
+        "paged, 10%": (memory_model, {"tol_device_fraction": FRACTION}),
+        "computed": (memory_model, {"memory": Memory.COMPUTED}),
+        "dense": (dense_model, {}),
+    }
+    return compare(
+        "From nothing to the first token",
+        [
+            Arm(name=name, run=lambda model=model, its=its: run(model, its), prepare=drop_page_cache)
+            for name, (model, its) in arms.items()
+        ],
+        unit="s",
+        rounds=rounds,
+        warm_up=False,
+        conditions={**conditions(memory_model, 1), "page cache": "empty", "process": "started, libraries imported"},
+    )
+
+
+@torch.inference_mode()
+def check_equal_logits(dense_model: Path, ids: npt.NDArray[np.int64], facts: list[str]) -> None:
+    """Raise unless `transformers` computes what this engine's model computes."""
+    outside = OutsideModel(dense_model, ids, 1)
+    prompt = torch.from_numpy(ids[:PROMPT_TOKENS].copy())
+    theirs = outside.model(prompt[None]).logits[0]
+    ours = load_model(dense_model, dtype=torch.float32).eval()
+    found = ours.logits(ours(prompt, torch.arange(len(prompt)), PackedContext([len(prompt)])))
+    difference = float((found - theirs).abs().max())
+    if difference > LOGITS_TOLERANCE:
+        raise RuntimeError(f"transformers' logits differ by {difference:g}")
+    facts.append(f"dense, logits here and in transformers differ by at most {difference:.1g}, over {len(prompt)} tokens")
+
+
+def copy_bandwidth(facts: list[str]) -> float:
+    """Return the bytes per second that this machine reads in a copy, with all cores."""
+    source = torch.ones(2**27)
+    target = torch.empty_like(source)
+    seconds = []
+    for _ in range(7):
+        began = time.perf_counter()
+        target.copy_(source)
+        seconds.append(time.perf_counter() - began)
+    total = torch.mv(source.view(2**12, -1), torch.ones(2**15))  # reading alone, as a product with a vector does
+    reads = []
+    for _ in range(7):
+        began = time.perf_counter()
+        torch.mv(source.view(2**12, -1), total.new_ones(2**15))
+        reads.append(time.perf_counter() - began)
+    bandwidth = source.nbytes / min(reads)
+    facts.append(
+        f"reads {bandwidth / 1e9:.1f} GB/s in a product with a vector, of which the floors are made; a copy moves "
+        f"{2 * source.nbytes / min(seconds) / 1e9:.1f} GB/s"
+    )
+    return bandwidth
+
+
+def replace_rows(engine: Engine, source: Any) -> None:
+    """Let an engine take its rows from elsewhere."""
+    memory = engine.scheduler.rows.memory
+    assert isinstance(memory, WholeMemory)
+    memory.source = source
+
+
+def drop_table_pages(model: Path) -> None:
+    """Put a table's rows out of the page cache; weights stay."""
+    for path in (model / "table").glob("rows-*.safetensors"):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    main()
