@@ -3,7 +3,8 @@
 from typing import assert_never
 
 from server.engine.errors import RequestError
-from server.engine.questions import Answer, Question, RowQuestion
+from server.engine.pack_answers import PackAnswers
+from server.engine.questions import Answer, PackQuestion, Question, RowQuestion
 from server.engine.row_answers import RowAnswers
 from server.engine.row_memory import PagedMemory, RowMemory
 
@@ -11,7 +12,8 @@ from server.engine.row_memory import PagedMemory, RowMemory
 class Answers:
     """Answers questions about an engine, and goes on with what they began."""
 
-    def __init__(self, *, memory: RowMemory, vocab_size: int) -> None:
+    def __init__(self, *, memory: RowMemory, vocab_size: int, packs: PackAnswers) -> None:
+        self._packs = packs
         self._rows = RowAnswers(memory.pager, vocab_size=vocab_size) if isinstance(memory, PagedMemory) else None
 
     @property
@@ -30,4 +32,6 @@ class Answers:
             if self._rows is None:
                 raise RequestError("the memory of this model is not paged: there are no rows to bring, pin or look at")
             return self._rows.answer(question)
+        if isinstance(question, PackQuestion):
+            return self._packs.answer(question)
         assert_never(question)

@@ -3,6 +3,8 @@
 Knows names, ranges and defaults. What is granted for what was asked is `EngineInfo` (`server/engine/messages.py`).
 """
 
+from pathlib import Path
+
 import msgspec
 
 from models.errors import ConfigError
@@ -59,6 +61,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """None: the fastest that works with the table's files."""
     tol_policy: PolicyName = DEFAULT_POLICY
     """Which rows leave the device tier for others."""
+    tol_alpha: tuple[float, ...] = ()
+    """How much of each layer's row is added, from 0 to 2: one number, or one for each layer; none: all of it."""
+    tol_drop_layers: tuple[int, ...] = ()
+    """A layer whose rows are left out."""
+    pack: tuple[str, ...] = ()
+    """NAME=DIR: a memory pack to lay over the table; clients choose it as MODEL:NAME."""
 
     keep_hot_set: bool | None = None
     """Whether the rows that are hot are noted in the user's cache folder, now and then and at the end, and brought back
@@ -80,6 +88,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             self._check(name, getattr(self, name) is None or getattr(self, name) >= 0, "at least 0")
         fraction = self.tol_device_fraction
         self._check("tol_device_fraction", fraction is None or 0 < fraction <= 1, "above 0 and at most 1")
+        pack_directories(self.pack)
         given = [name for name in DEVICE_BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} are given; the device tier has one budget, name it one way")
@@ -87,3 +96,16 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def _check(self, name: str, holds: bool, rule: str) -> None:  # noqa: FBT001 a condition is what it is about
         if not holds:
             raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
+
+
+def pack_directories(named: tuple[str, ...]) -> dict[str, Path]:
+    """Return where the packs named as NAME=DIR lie, by name; raises `ConfigError`."""
+    found: dict[str, Path] = {}
+    for text in named:
+        name, _, directory = text.partition("=")
+        if not name or not directory:
+            raise ConfigError(f"pack is {text!r:.200}; it must be NAME=DIR")
+        if name in found:
+            raise ConfigError(f"two packs are called {name}; give each a name of its own")
+        found[name] = Path(directory)
+    return found

@@ -29,7 +29,10 @@ from server.engine.answers import Answers
 from server.engine.blocks import PrefixKey
 from server.engine.errors import RequestError
 from server.engine.messages import EngineInfo, EngineStats, FinishReason, Request, RequestOutput
+from server.engine.memory_options import LayerShares
 from server.engine.outputs import StepOutputs, finish_reason, note_tiers, report, tier_of
+from server.engine.pack_answers import PackAnswers
+from server.engine.packs import Packs
 from server.engine.questions import Answer, Question
 from server.engine.row_memory import PagedMemory
 from server.engine.runner import Runner
@@ -64,6 +67,8 @@ class Engine:
         scheduler: Scheduler,
         info: EngineInfo,
         fingerprint: str,
+        shares: LayerShares | None = None,
+        packs: Packs | None = None,
         shares_prefixes: bool = True,
         row_bytes: int = 0,
         keeper: HotSetKeeper | None = None,
@@ -73,7 +78,8 @@ class Engine:
     ) -> None:
         """Put the parts together.
 
-        fingerprint: of the weights; keys and values are shared under it. shares_prefixes: whether requests find one
+        fingerprint: of the weights; keys and values are shared under it. shares: how much of each layer's row requests
+        get; None: all. packs: what requests may lay over the memory; None: nothing. shares_prefixes: whether requests find one
         another's. keeper: saves the hot set now and then. seeding: rows that are brought at the start, in the
         background. resources: closed with the engine.
         """
@@ -82,7 +88,11 @@ class Engine:
         self.sampler = Sampler(info.vocab_size, runner.device)
         self.runner = runner
         self._memory = scheduler.rows.memory
-        self._answers = Answers(memory=self._memory, vocab_size=info.vocab_size)
+        self._shares = LayerShares(0) if shares is None else shares
+        self._packs = Packs(self._memory, None) if packs is None else packs
+        self._answers = Answers(
+            memory=self._memory, vocab_size=info.vocab_size, packs=PackAnswers(self._packs, give_up=self._give_up)
+        )
         self._fingerprint = fingerprint
         self._shares_prefixes = shares_prefixes
         self._row_bytes = row_bytes
@@ -91,6 +101,7 @@ class Engine:
         self._resources = resources or ExitStack()
         self._clock = clock
         self._requests: dict[str, RequestState] = {}
+        self._scaled: set[RequestState] = set()  # those that do not get all of every row
         self._num_added = 0
         self._tally = StepTally()
 
@@ -109,8 +120,12 @@ class Engine:
         salt = f"salt {request.cache_salt}" if request.cache_salt is not None else ""
         if not self._shares_prefixes:
             salt = f"request {self._num_added}"
-        root = PrefixKey(model=self._fingerprint, salt=salt).digest()
-        state = RequestState(request, arrival=self._num_added, root=root)
+        pack = None if request.pack is None else self._packs.named(request.pack)
+        alpha = self._shares.of(request.memory)
+        root = PrefixKey(
+            model=self._fingerprint, overlay="" if pack is None else pack.identity, alpha=alpha or (), salt=salt
+        ).digest()
+        state = RequestState(request, arrival=self._num_added, root=root, pack=pack, alpha=alpha)
         seed = secrets.randbits(64) if params.seed is None else params.seed
         for choice in range(params.n):
             sequence = Sequence(state, choice, block_size=self.info.block_size)
@@ -126,6 +141,10 @@ class Engine:
             state.sequences.append(sequence)
         self.scheduler.add(state)
         self._requests[request.request_id] = state
+        if pack is not None:
+            pack.users.add(request.request_id)
+        if alpha is not None:
+            self._scaled.add(state)
         self._num_added += 1
 
     def abort(self, request_id: str, choice: int | None = None) -> None:
@@ -159,7 +178,8 @@ class Engine:
         started = self._clock()
         tiers = note_tiers(step)
         try:
-            hidden_Nd = self.runner.run(step.chunks, self._memory.rows(step.leases))
+            alpha_NL = self.runner.alpha(step.chunks) if self._scaled else None
+            hidden_Nd = self.runner.run(step.chunks, self._memory.rows(step.leases), alpha_NL)
             broken = self._score_prompts(step, hidden_Nd)
             ends, tokens = self._sample(step, hidden_Nd)
         except BaseException as error:
@@ -332,3 +352,11 @@ class Engine:
     def _forget_if_over(self, state: RequestState) -> None:
         if not state.sequences:
             self._requests.pop(state.request.request_id, None)
+            self._scaled.discard(state)
+            if state.pack is not None:
+                state.pack.users.discard(state.request.request_id)
+
+    def _give_up(self, request_id: str, error: Exception) -> None:
+        """End a request with an error at the next step."""
+        if (state := self._requests.get(request_id)) is not None:
+            self.scheduler.give_up(state.sequences, error)

@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 
 from models.kv_cache import KVCache
+from models.packs import PackBase
 from models.table_rows import ResidentRows
 from models.transformer import Transformer
 from paging import Pager, Table
 from paging.storage.protocol import Storage
 from server.engine.choices import Memory
 from server.engine.config import DEVICE_BUDGETS, EngineConfig
+from server.engine.memory_options import LayerShares
 from server.engine.messages import DeviceUse, EngineInfo, StartupPhase
 from server.engine.row_memory import PagedMemory, RowMemory, WholeMemory
 from server.units import num_bytes_text
@@ -40,6 +42,18 @@ class Loaded:
     def pager(self) -> Pager | None:
         """The pager of a paged memory."""
         return self.memory.pager if isinstance(self.memory, PagedMemory) else None
+
+    @property
+    def pack_base(self) -> PackBase | None:
+        """What packs can be laid over; None for a dense model."""
+        return PackBase.of(self.directory, self.model.config, self.table) if self.model.config.has_memory else None
+
+    @property
+    def layer_shares(self) -> LayerShares:
+        """How much of each layer's row requests get."""
+        model = self.model.config
+        num_layers = model.num_hidden_layers if model.has_memory else 0
+        return LayerShares(num_layers, alpha=self.config.tol_alpha, drop_layers=self.config.tol_drop_layers)
 
 
 def describe(start: Loaded, seconds: Mapping[StartupPhase, float]) -> EngineInfo:
@@ -89,6 +103,12 @@ def _granted(start: Loaded) -> dict[str, str]:
             f"asked for: {_asked(config.kv_cache_bytes)}"
         ),
     }
+    if config.tol_alpha:
+        granted["alpha"] = ", ".join(f"{share:g}" for share in config.tol_alpha)
+    if config.tol_drop_layers:
+        granted["layers left out"] = ", ".join(map(str, config.tol_drop_layers))
+    if config.pack:
+        granted["packs"] = ", ".join(config.pack)
     if pager is None or table is None or start.storage is None:
         granted["memory"] = "none, a dense model" if start.kind is None else str(start.kind)
         return granted

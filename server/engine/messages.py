@@ -10,6 +10,7 @@ from enum import StrEnum
 import msgspec
 
 from paging.stats import Level
+from server.engine.memory_options import MemoryOptions
 from server.engine.params import SamplingParams
 
 
@@ -48,6 +49,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag="request", omit_def
     """Lower goes first; equals go in order of arrival."""
     cache_salt: str | None = None
     """Only requests with the same salt share cached prefixes."""
+    pack: str | None = None
+    """The name of the memory pack that lies over the table for it."""
+    memory: MemoryOptions | None = None
+    """What it changes of the memory's part in the model."""
     return_tiers: bool = False
     """Whether outputs say which tier each token's row came from."""
 

@@ -108,8 +108,55 @@ class MapRows(QuestionFor[RowMap], frozen=True, kw_only=True, tag="map_rows"):
     most_cells: int
 
 
+class PackState(msgspec.Struct, frozen=True, kw_only=True, tag="pack_state"):
+    """One memory pack that is loaded."""
+
+    name: str
+    """By which requests choose it."""
+    version: int
+    table_id: str
+    """Of its rows."""
+    description: str
+    num_rows: int
+    num_bytes: int
+    """Of its rows together."""
+    num_requests: int
+    """Requests under way that chose it."""
+    is_leaving: bool
+    """Whether it takes no more requests, and goes when those under way have ended."""
+
+
+class PackList(msgspec.Struct, frozen=True, kw_only=True, tag="pack_list"):
+    """The memory packs that are loaded."""
+
+    packs: Sequence[PackState]
+    """In the order of their names."""
+
+
+class ListPacks(QuestionFor[PackList], frozen=True, tag="list_packs"):
+    """Asks which memory packs are loaded."""
+
+
+class LoadPack(QuestionFor[PackState], frozen=True, kw_only=True, tag="load_pack"):
+    """Lays a memory pack over the table; refused with `param` "path" where that cannot be done."""
+
+    name: str
+    directory: str
+
+
+class UnloadPack(QuestionFor[PackList], frozen=True, kw_only=True, tag="unload_pack"):
+    """Lets a memory pack take no more requests, and go when those under way have ended; refused where there is none."""
+
+    name: str
+    at_once: bool = False
+    """End those under way with an error."""
+
+
 RowQuestion = ListPinnedRows | DescribeRowWishes | PinRows | UnpinRows | WarmRows | ListRecentRows | MapRows
 RowAnswer = PinnedRows | RowWishesState | WarmedRows | RecentRows | RowMap
 
-Question = RowQuestion
-Answer = RowAnswer
+PackQuestion = ListPacks | LoadPack | UnloadPack
+PackAnswer = PackState | PackList
+
+Question = RowQuestion | PackQuestion
+Answer = RowAnswer | PackAnswer

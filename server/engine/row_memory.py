@@ -8,7 +8,7 @@
 Knows row keys and leases; knows nothing of sequences.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -16,10 +16,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.overlaid_rows import OverlaidRows
 from models.rows import Rows, RowSource
+from paging import Table
+from paging.keys import KeyRange
 from paging.lease import Lease, LeaseState, Outlook, Prefetch
 from paging.pager import Pager
 from paging.stats import PagerStats
+from paging.storage import open_storage
+from paging.storage.protocol import Storage
 
 Keys = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -73,11 +78,24 @@ class RowMemory(Protocol):
         """Return the rows of ready leases, one after another; None where the model has no memory."""
         ...
 
+    def attach(self, table: Table) -> KeyRange:
+        """Give the rows of a further table keys of their own; it may be closed afterwards."""
+        ...
+
+    def detach(self, keys: KeyRange) -> None:
+        """Drop a further table's rows; `KeysInUseError` while they are leased or on their way."""
+        ...
+
 
 class PagedMemory:
     """Rows that a pager holds, decoded to the model's dtype."""
 
-    def __init__(self, pager: Pager, *, dtype: torch.dtype) -> None:
+    def __init__(
+        self, pager: Pager, *, dtype: torch.dtype, open_rows: Callable[[Table], Storage] = open_storage
+    ) -> None:
+        """open_rows: opens what further tables' rows are read through."""
+        self._open_rows = open_rows
+        self._attached: dict[KeyRange, Storage] = {}
         self.pager = pager
         self.dtype = dtype
         self.resident = pager.resident
@@ -103,6 +121,23 @@ class PagedMemory:
         """Return the pager's counters and sizes."""
         return self.pager.stats()
 
+    def attach(self, table: Table) -> KeyRange:
+        """Let the pager have a further table's rows, read when they are needed as all others are."""
+        storage = self._open_rows(table)
+        keys = self.pager.attach(storage)
+        self._attached[keys] = storage
+        return keys
+
+    def detach(self, keys: KeyRange) -> None:
+        """Drop a further table's rows without waiting; `KeysInUseError` while they are leased or on their way."""
+        self.pager.detach(keys, timeout=0)
+        self._attached.pop(keys).close()
+
+    def close(self) -> None:
+        """Close what further tables' rows are read through; nothing can be leased afterwards."""
+        for storage in self._attached.values():
+            storage.close()
+
 
 class _DecodedRows:
     def __init__(self, pager: Pager, leases: Sequence[Lease], dtype: torch.dtype) -> None:
@@ -118,8 +153,18 @@ class WholeMemory:
 
     leasable_rows = None
 
-    def __init__(self, source: RowSource | None) -> None:
+    def __init__(
+        self,
+        source: RowSource | None,
+        *,
+        num_keys: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Take rows from `source`, which has one for each key below `num_keys`, in this dtype on this device."""
         self.source = source
+        self._num_keys, self._dtype, self._device = num_keys, dtype, device
+        self._overlaid: OverlaidRows | None = None
 
     def resident(self, keys: Keys) -> Mask:
         """Return that every row is at hand."""
@@ -158,3 +203,16 @@ class WholeMemory:
         if self.source is None:
             return None
         return self.source.fetch(torch.from_numpy(np.concatenate([lease.keys for lease in leases])))
+
+    def attach(self, table: Table) -> KeyRange:
+        """Read a further table into memory, whole; raises `RowReadError`."""
+        assert self.source is not None, "a dense model takes no table"
+        if self._overlaid is None:  # only now: without packs nothing stands between the model and its rows
+            self._overlaid = OverlaidRows(self.source, self._num_keys, dtype=self._dtype, device=self._device)
+            self.source = self._overlaid
+        return self._overlaid.attach(table)
+
+    def detach(self, keys: KeyRange) -> None:
+        """Drop a further table's rows."""
+        assert self._overlaid is not None, "something was attached"
+        self._overlaid.detach(keys)

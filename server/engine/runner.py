@@ -2,7 +2,7 @@
 
 Knows tensors and layout; decides nothing.
 
-Shape legend: N tokens of the step, M positions to score, d hidden size, V vocabulary.
+Shape legend: N tokens of the step, C chunks, M positions to score, L layers, d hidden size, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,14 @@ class Runner:
         self.cache = cache
         self.device = model.head_weight.device
 
-    def run(self, chunks: Sequence[Chunk], rows: Rows | None) -> Tensor:
+    def alpha(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Return how much of each layer's row the chunks' tokens get, [N, L]."""
+        whole = (1.0,) * self.model.config.num_hidden_layers
+        alpha_CL = torch.tensor([chunk.sequence.state.alpha or whole for chunk in chunks], dtype=self.cache.keys.dtype)
+        lengths_C = torch.tensor([chunk.length for chunk in chunks])
+        return alpha_CL.repeat_interleave(lengths_C, dim=0).to(self.device)
+
+    def run(self, chunks: Sequence[Chunk], rows: Rows | None, alpha_NL: Tensor | None = None) -> Tensor:
         """Run the chunks' tokens, one chunk after another, and return the hidden state of each, [N, d]."""
         ids: list[int] = []
         positions: list[int] = []
@@ -40,7 +47,7 @@ class Runner:
             block_tables=[chunk.sequence.table for chunk in chunks],
         )
         ids_N, positions_N = torch.tensor([ids, positions], dtype=torch.int64).to(self.device)
-        hidden_Nd: Tensor = self.model(ids_N, positions_N, context, rows)
+        hidden_Nd: Tensor = self.model(ids_N, positions_N, context, rows, alpha_NL)
         return hidden_Nd
 
     def scores(self, hidden_Nd: Tensor, positions: Sequence[int]) -> Tensor:

@@ -10,7 +10,7 @@ begins again when there is room (preemption by recomputing).
 
 import time
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import merge
 
@@ -109,6 +109,7 @@ class Scheduler:
         self.max_waiting = max_waiting
         """Sequences that may wait."""
         self._clock = clock
+        self._given_up: list[tuple[Sequence, Exception]] = []
 
     @property
     def has_work(self) -> bool:
@@ -123,7 +124,7 @@ class Scheduler:
             )
         state.arrived_at = self._clock()
         num_cached = len(self.blocks.cached(state.sequences[0])) * self.blocks.block_size
-        state.prefetch = self.rows.memory.prefetch(np.array(state.prompt_ids[num_cached:], dtype=np.int64))
+        state.prefetch = self.rows.memory.prefetch(np.array(state.sequences[0].keys[num_cached:], dtype=np.int64))
         for sequence in state.sequences:
             insort(self.waiting, sequence, key=order_of)
 
@@ -165,8 +166,13 @@ class Scheduler:
         self.rows.finish(step, None)
 
     def failures(self) -> list[tuple[Sequence, Exception]]:
-        """Return the sequences whose rows cannot be had, and why; they are to be removed."""
-        return self.rows.failures(self.started)
+        """Return the sequences that were given up or whose rows cannot be had, and why; they are to be removed."""
+        given_up, self._given_up = self._given_up, []
+        return given_up + self.rows.failures(self.started)
+
+    def give_up(self, sequences: Iterable[Sequence], error: Exception) -> None:
+        """Count sequences, whether they wait or have started, among the next `failures`."""
+        self._given_up += [(sequence, error) for sequence in sequences]
 
     def check_integrity(self) -> None:
         """Raise `AssertionError` naming a law that does not hold, between steps."""

@@ -13,17 +13,30 @@ from server.engine.messages import MemoryUse, PositionLogprobs, Request, Request
 
 if TYPE_CHECKING:
     from paging.lease import Lease, Prefetch
+    from server.engine.packs import LoadedPack
     from server.engine.sampling import SampledSequence
 
 
 class RequestState:
     """What the sequences of one request share."""
 
-    def __init__(self, request: Request, *, arrival: int, root: bytes) -> None:
+    def __init__(
+        self,
+        request: Request,
+        *,
+        arrival: int,
+        root: bytes,
+        pack: "LoadedPack | None" = None,
+        alpha: tuple[float, ...] | None = None,
+    ) -> None:
         self.request = request
         self.arrival = arrival
         self.root = root
         """The digest of a prefix of no tokens."""
+        self.pack = pack
+        """What lies over the memory for this request."""
+        self.alpha = alpha
+        """How much of each layer's row its tokens get; None: all of every row."""
         self.prompt_ids = list(request.prompt_ids)
         self.sequences: list[Sequence] = []
         """Those that have not ended."""
@@ -74,6 +87,7 @@ class Sequence:
         "digests",
         "ids",
         "is_started",
+        "keys",
         "late_since",
         "lease",
         "num_computed",
@@ -92,6 +106,8 @@ class Sequence:
         """Who goes first: the smallest."""
         self.ids = list(state.prompt_ids)
         """Prompt and output."""
+        self.keys = self.ids if state.pack is None else state.pack.row_keys(self.ids)
+        """The row key of each token; the same list where the base table has all of its rows."""
         self.output_ids: list[int] = []
         self.sampled: SampledSequence | None = None
         """What the sampler knows of it; set before its first step."""
@@ -115,12 +131,14 @@ class Sequence:
         return len(self.ids) - self.num_computed
 
     def pending(self, count: int) -> npt.NDArray[np.int64]:
-        """Return its next `count` tokens."""
-        return np.array(self.ids[self.num_computed : self.num_computed + count], dtype=np.int64)
+        """Return the row keys of its next `count` tokens."""
+        return np.array(self.keys[self.num_computed : self.num_computed + count], dtype=np.int64)
 
     def append(self, token_id: int) -> None:
         """Take a token into the output."""
         self.ids.append(token_id)
+        if self.state.pack is not None:
+            self.keys.append(self.state.pack.row_key(token_id))
         self.output_ids.append(token_id)
 
 

@@ -34,12 +34,13 @@ from server.directories import cache_directory
 from server.engine.blocks import BlockPool
 from server.engine.capacity import free_bytes
 from server.engine.choices import Dtype, Memory
-from server.engine.config import DEVICE_BUDGETS, EngineConfig
+from server.engine.config import DEVICE_BUDGETS, EngineConfig, pack_directories
 from server.engine.engine import Engine
 from server.engine.loaded import Loaded, describe
 from server.engine.loading import TORCH_DTYPES, torch_device
 from server.engine.messages import StartupPhase
 from server.engine.model_tables import PhaseProgress, open_model_table, phase
+from server.engine.packs import Packs
 from server.engine.row_memory import PagedMemory, RowMemory, WholeMemory
 from server.engine.runner import Runner
 from server.engine.scheduler import Scheduler
@@ -81,6 +82,9 @@ def start_engine(
     with ExitStack() as stack:
         start = _load(config, stack, on_progress, open_storage, seconds)
         keeper, seeding = _warm_up(start, stack)
+        info, packs = describe(start, seconds), Packs(start.memory, start.pack_base)
+        for name, pack_directory in pack_directories(config.pack).items():
+            packs.load(name, pack_directory)
         scheduler = Scheduler(
             blocks=SequenceBlocks(BlockPool(start.cache.num_blocks), block_size=config.block_size),
             rows=StepRows(
@@ -95,8 +99,10 @@ def start_engine(
         return Engine(
             runner=Runner(start.model, start.cache),
             scheduler=scheduler,
-            info=describe(start, seconds),
+            info=info,
             fingerprint=read_fingerprints(start.directory).backbone,
+            shares=start.layer_shares,
+            packs=packs,
             shares_prefixes=config.enable_prefix_caching,
             row_bytes=0 if start.table is None else start.table.geometry.row_bytes,
             keeper=keeper,
@@ -140,9 +146,12 @@ def _load(
             stack.callback(pager.close)
             if any(getattr(config, name) is not None for name in DEVICE_BUDGETS):
                 pager.populate()  # memory that was asked for and is not there is to be known now
-            memory = PagedMemory(pager, dtype=dtype)
+            paged = PagedMemory(pager, dtype=dtype, open_rows=lambda table: open_storage(table, config))
+            stack.callback(paged.close)
+            memory = paged
         else:
-            memory = WholeMemory(_row_source(kind, model, table, on_progress))
+            source = _row_source(kind, model, table, on_progress)
+            memory = WholeMemory(source, num_keys=model_config.vocab_size, dtype=dtype, device=place)
     return Loaded(config, directory, kind, model, cache, max_model_len, memory, table, storage)
 
 

@@ -86,7 +86,7 @@ class StepRows:
 
     def ask(self, sequences: Items[Sequence]) -> None:
         """Start reading the row that each sequence needs next, where it is not at hand and not asked for."""
-        keys = np.fromiter((s.ids[s.num_computed] for s in sequences), dtype=np.int64, count=len(sequences))
+        keys = np.fromiter((s.keys[s.num_computed] for s in sequences), dtype=np.int64, count=len(sequences))
         resident = self.memory.resident(keys)
         if not resident.all():
             for index in np.flatnonzero(~resident).tolist():
@@ -241,8 +241,8 @@ class StepRows:
 def _keys(chunks: Items[Chunk]) -> npt.NDArray[np.int64]:
     """Return the row keys of chunks, one chunk after another."""
     if all(chunk.length == 1 for chunk in chunks):
-        ids = (chunk.sequence.ids[chunk.sequence.num_computed] for chunk in chunks)
-        return np.fromiter(ids, dtype=np.int64, count=len(chunks))
+        keys = (chunk.sequence.keys[chunk.sequence.num_computed] for chunk in chunks)
+        return np.fromiter(keys, dtype=np.int64, count=len(chunks))
     return np.concatenate([chunk.sequence.pending(chunk.length) for chunk in chunks])
 
 

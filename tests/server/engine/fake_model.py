@@ -48,7 +48,8 @@ class FakeRunner:
         """What the next step raises."""
         self._hashes = []
 
-    def run(self, chunks, rows):
+    def run(self, chunks, rows, alpha_NL=None):
+        assert alpha_NL is None
         assert 0 < len(chunks) <= self.max_num_seqs
         assert sum(chunk.length for chunk in chunks) <= self.max_num_batched_tokens
         starts = [chunk.sequence.num_computed for chunk in chunks]
@@ -113,6 +114,7 @@ def make_engine(
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         max_waiting=max_waiting,
+        clock=memory.clock,
     )
     info = EngineInfo(
         max_model_len=max_model_len,
