@@ -49,9 +49,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     api_key_file: str | None = None
     """A file of further API keys, one a line."""
     admin_key: tuple[str, ...] = ()
-    """A key that opens everything; protected metrics then take no other."""
+    """A key that opens everything; protected metrics, and changes to the memory, then take no other."""
     protect_metrics: bool = False
     """Whether /metrics needs a key too."""
+    status_page: bool = True
+    """Whether a page at / shows how the server does; what it shows needs the keys that clients need."""
     cors_origins: tuple[str, ...] = ()
     """An origin whose web pages may call this server; * for all."""
     ssl_certfile: str | None = None

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.config import LogFormat
-from server.http.paths import WATCHING, route_path
+from server.http.paths import UNLOGGED, route_path
 from server.http.record import Record, keep_record
 
 _ID_HEADER = "x-request-id"
@@ -34,7 +34,7 @@ class AccessLog:
         self.form = form
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and write its line when it has ended; probes and scrapes have none."""
+        """Pass a request on, and write its line when it has ended; probes, scrapes and looks have none."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -53,7 +53,7 @@ class AccessLog:
         try:
             await self.app(scope, receive, tag)
         finally:
-            if route_path(scope) not in WATCHING:
+            if route_path(scope) not in UNLOGGED:
                 self.write(line_of(_facts(scope, record, status), self.form) + "\n")
 
 

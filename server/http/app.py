@@ -28,11 +28,14 @@ from server.http.chat import chat_router
 from server.http.completions import completions_router
 from server.http.error_guard import ErrorGuard, answer_http_exception
 from server.http.lifecycle import LifecycleMiddleware
+from server.http.memory import memory_router
+from server.http.memory_tokens import memory_tokens_router
 from server.http.metering import MeteringMiddleware
 from server.http.models import models_router
 from server.http.openapi import describe_app
 from server.http.paths import RootPath
 from server.http.service import Service
+from server.http.status_page import status_page_router
 from server.http.tokenize import tokenize_router
 from server.http.watching import watching_router
 
@@ -58,7 +61,7 @@ def create_app(service: Service, *, write_log: Callable[[str], None] = write_to_
         )
     layers += [
         Middleware(ErrorGuard),
-        Middleware(AuthMiddleware, api_keys=api_keys, admin_keys=admin_keys, protect_metrics=config.protect_metrics),
+        Middleware(AuthMiddleware, api_keys=api_keys, admin_keys=admin_keys, config=config),
         Middleware(LifecycleMiddleware, lifecycle=service.lifecycle),
     ]
     app = FastAPI(
@@ -70,7 +73,15 @@ def create_app(service: Service, *, write_log: Callable[[str], None] = write_to_
         middleware=layers,
         exception_handlers={HTTPException: answer_http_exception},
     )
-    makers = (completions_router, chat_router, models_router, tokenize_router, watching_router)
+    makers = (
+        completions_router,
+        chat_router,
+        models_router,
+        tokenize_router,
+        memory_router,
+        watching_router,
+        status_page_router,
+    )
     routers = [make_router(service) for make_router in makers]
     for router in routers:
         app.include_router(router)

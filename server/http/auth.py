@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.errors import ConfigError
 from server.config import ServerConfig
+from server.http.control import check_keyless_change, is_change
 from server.http.errors import ApiError
 from server.http.paths import METRICS, WATCHING, route_path
 
@@ -34,39 +35,46 @@ class Keys:
 
 
 class AuthMiddleware:
-    """Lets requests with a key through; all of them where there are no API keys."""
+    """Lets requests with a key through; where there are no API keys all of them, but for changes to the server."""
 
-    def __init__(self, app: ASGIApp, *, api_keys: Keys, admin_keys: Keys, protect_metrics: bool) -> None:
+    def __init__(self, app: ASGIApp, *, api_keys: Keys, admin_keys: Keys, config: ServerConfig) -> None:
         self.app = app
         self.api_keys = api_keys
         self.admin_keys = admin_keys
-        self.protect_metrics = protect_metrics
+        self.config = config
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raise the `ApiError` for a request without a key that opens its route."""
-        if scope["type"] == "http" and not self._is_open(route_path(scope)):
-            self._check(scope)
+        if scope["type"] == "http":
+            for_admins = is_change(scope)
+            if not self._is_open(route_path(scope)) or (for_admins and self.admin_keys):
+                self._check(scope, for_admins=for_admins)
+            if for_admins and not self.admin_keys:
+                check_keyless_change(scope, self.config, has_api_keys=bool(self.api_keys))
         await self.app(scope, receive, send)
 
     def _is_open(self, path: str) -> bool:
         if path in WATCHING:
-            return path != METRICS or not self.protect_metrics
+            return path != METRICS or not self.config.protect_metrics
         return not self.api_keys
 
-    def _check(self, scope: Scope) -> None:
+    def _check(self, scope: Scope, *, for_admins: bool) -> None:
         scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
         key = key.strip()
         if scheme.lower() != "bearer" or not key:
             raise ApiError(
                 401,
-                "this server needs an API key; send the header `Authorization: Bearer KEY`",
+                f"this needs an {'admin' if for_admins else 'API'} key; send the header `Authorization: Bearer KEY`",
                 code="missing_api_key",
                 headers=_CHALLENGE,
             )
-        for_admins = route_path(scope) == METRICS and bool(self.admin_keys)
         is_admin, is_known = self.admin_keys.has(key), self.api_keys.has(key)
-        if not (is_admin or (is_known and not for_admins)):
+        if is_admin:
+            return
+        if not is_known or (route_path(scope) == METRICS and self.admin_keys):
             raise ApiError(401, "the API key is not one of this server's", code="invalid_api_key", headers=_CHALLENGE)
+        if for_admins and self.admin_keys:
+            raise ApiError(403, "this needs an admin key, and the key sent is none", code="admin_key_needed")
 
 
 def load_keys(config: ServerConfig) -> tuple[Keys, Keys]:

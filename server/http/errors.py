@@ -4,8 +4,10 @@
 |--------|-------------------------|---------------------------------------------------------------------|
 | 400    | `invalid_request_error` | the request cannot be served as it is; `param` names the field      |
 | 401    | `invalid_request_error` | no key, or a wrong one                                              |
+| 403    | `invalid_request_error` | a change that nobody may make, or not with this key                 |
 | 404    | `invalid_request_error` | no such route or model                                              |
 | 405    | `invalid_request_error` | the route takes another method                                      |
+| 409    | `invalid_request_error` | the memory is not paged                                             |
 | 413    | `invalid_request_error` | the body is too large                                               |
 | 429    | `rate_limit_error`      | the queue is full; `Retry-After` says when to try again             |
 | 500    | `server_error`          | the engine ended or something broke during the request              |
@@ -18,13 +20,15 @@ from collections.abc import Mapping
 import msgspec
 
 from server.engine.errors import QueueFullError, RequestError
-from server.process.errors import EngineDiedError, EngineUnavailableError
+from server.process.errors import BrokenQuestionError, EngineDiedError, EngineUnavailableError, NoAnswerError
 
 CODES = frozenset(
     {
+        "admin_key_needed",
         "body_too_large",
         "context_length_exceeded",
         "draining",
+        "engine_busy",
         "engine_died",
         "engine_error",
         "engine_unavailable",
@@ -33,6 +37,7 @@ CODES = frozenset(
         "invalid_api_key",
         "invalid_json",
         "invalid_request_error",
+        "memory_not_paged",
         "method_not_allowed",
         "missing_api_key",
         "missing_field",
@@ -49,7 +54,7 @@ CODES = frozenset(
 _MAX_MESSAGE = 1000
 _MAX_NAME = 100
 _RETRY_AFTER = 1
-"""Seconds after which a full queue may have room again."""
+"""Seconds after which a full queue may have room again, and a busy engine time."""
 
 
 class ErrorDetails(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +143,10 @@ def as_api_error(error: Exception) -> ApiError | None:
             return queue_full(str(error))
         case EngineUnavailableError():
             return unavailable(str(error), retry_after=error.retry_after, code="engine_unavailable")
+        case NoAnswerError():
+            return unavailable(str(error), retry_after=_RETRY_AFTER, code="engine_busy")
+        case BrokenQuestionError():
+            return engine_failed(str(error))
         case EngineDiedError():
             return ApiError(500, str(error), type="server_error", code="engine_died")
         case _:

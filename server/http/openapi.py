@@ -7,7 +7,7 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from server.http import requests, responses
+from server.http import memory_messages, requests, responses
 from server.http.errors import ErrorBody
 
 _REFERENCE = "#/components/schemas/{name}"
@@ -24,6 +24,14 @@ _BODIES = (
     responses.Text,
     responses.Health,
     responses.Version,
+    memory_messages.MemoryState,
+    memory_messages.MemoryMap,
+    memory_messages.HitRateCurve,
+    memory_messages.PinList,
+    memory_messages.PinRequest,
+    memory_messages.PinState,
+    memory_messages.WarmRequest,
+    memory_messages.Warmed,
     ErrorBody,
 )
 

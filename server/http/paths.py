@@ -3,8 +3,12 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 METRICS = "/metrics"
-WATCHING = frozenset({"/health", "/version", METRICS})
-"""Open without a key (metrics can be closed), and answered while the server drains."""
+STATUS_PAGE = "/"
+MEMORY = "/v1/memory"
+WATCHING = frozenset({"/health", "/version", METRICS, STATUS_PAGE})
+"""Open without a key (metrics can be closed), and answered while the server drains. The page itself says nothing."""
+UNLOGGED = WATCHING | {MEMORY, f"{MEMORY}/map", f"{MEMORY}/curve"}
+"""Asked for again and again by whoever watches."""
 
 
 def route_path(scope: Scope) -> str:

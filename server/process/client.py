@@ -14,6 +14,7 @@ from server.engine.questions import AnswerT, QuestionFor
 from server.process.errors import EngineDiedError, EngineFatalError, EngineUnavailableError, FrameError
 from server.process.messages import Answered, FromEngine, Refused, StatsQuery, StepOutputs, ToEngine, Unanswered
 from server.process.questions import OpenQuestions
+from server.process.recent_stats import Before, RecentStats
 from server.process.stream import RequestStream
 from server.process.supervisor import Backoff, EngineState, Supervisor
 from server.process.totals import StatsTotals
@@ -54,6 +55,7 @@ class EngineClient:
         self._no_streams = asyncio.Event()
         self._no_streams.set()
         self._totals = StatsTotals()
+        self._recent = RecentStats()
         self._stats_came = asyncio.Event()
         self._questions = OpenQuestions()
         self._steps = 0
@@ -88,6 +90,11 @@ class EngineClient:
         is down.
         """
         return self._totals.latest
+
+    @property
+    def stats_before(self) -> Before | None:
+        """What `stats` were some seconds ago; None before the first."""
+        return self._recent.before(asyncio.get_running_loop().time())
 
     @property
     def num_restarts(self) -> int:
@@ -230,6 +237,9 @@ class EngineClient:
             self._note_progress()
         self._steps = stats.steps
         self._totals.update(stats)
+        latest = self._totals.latest
+        assert latest is not None, "it has just come"
+        self._recent.note(latest, asyncio.get_running_loop().time())
         self._stats_came.set()
 
     def _note_death(self, reason: str) -> None:

@@ -1,6 +1,7 @@
 """Questions through a process: answered, refused, given up."""
 
 import asyncio
+import os
 
 import msgspec
 import pytest
@@ -9,7 +10,7 @@ from server.engine.errors import QueueFullError, RequestError
 from server.engine.questions import DescribeRowWishes, ListRecentRows, PinnedRows, PinRows, UnpinRows, WarmRows
 from server.process.errors import BrokenQuestionError, EngineDiedError, EngineUnavailableError, NoAnswerError
 from tests.server.process.conftest import PATIENCE
-from tests.server.process.counting_worker import DIE, HANG, HOLD, SMALL_FRAME
+from tests.server.process.counting_worker import HANG, HOLD, SMALL_FRAME
 from tests.server.process.samples import request, tokens_of
 
 pytestmark = pytest.mark.anyio
@@ -54,6 +55,14 @@ async def test_a_question_that_is_none_disturbs_nothing_else(client, question, m
         assert not other.is_over
 
 
+async def test_a_question_over_which_the_engine_breaks_ends_nothing_else(client):
+    async with client.submit(request(kind=HOLD)) as other:
+        await anext(other)
+        with pytest.raises(BrokenQuestionError, match="a wheel came off"):
+            await client.ask(DescribeRowWishes(), PATIENCE)
+        assert not other.is_over
+
+
 async def test_an_answer_too_long_for_a_message_is_an_error(clients):
     client = clients("terse")
     await client.start()
@@ -63,29 +72,36 @@ async def test_an_answer_too_long_for_a_message_is_an_error(clients):
     assert [0] == await tokens_of(client.submit(request(max_tokens=1)))
 
 
-async def test_a_question_that_is_not_answered_in_time_is_given_up(client):
+@pytest.fixture
+async def hanging(client, control):
+    """A client whose engine hangs."""
+    os.mkfifo(control / "hanging")
     async with client.submit(request(kind=HANG)):
-        with pytest.raises(NoAnswerError, match=r"within 0\.01 s"):
-            await client.ask(PinRows(token_ids=[1]), 0.01)
+        await asyncio.to_thread((control / "hanging").read_bytes)  # comes when it does
+        yield client
 
 
-async def test_too_many_open_questions_are_refused(client):
-    async with client.submit(request(kind=HANG)):
-        asked = [asyncio.create_task(client.ask(PinRows(token_ids=[1]), PATIENCE)) for _ in range(65)]
-        done, waiting = await asyncio.wait(asked, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
-        with pytest.raises(QueueFullError, match="64 questions wait"):
-            done.pop().result()
-        for task in waiting:
-            task.cancel()
-        await asyncio.wait(waiting)
+async def test_a_question_that_is_not_answered_in_time_is_given_up(hanging):
+    with pytest.raises(NoAnswerError, match=r"within 0\.01 s"):
+        await hanging.ask(PinRows(token_ids=[1]), 0.01)
 
 
-async def test_a_question_to_an_engine_that_dies_is_told_so(client):
-    asked = asyncio.create_task(client.ask(PinRows(token_ids=[1]), PATIENCE))
-    async with client.submit(request("hanging", HANG)), client.submit(request(kind=DIE)):
-        client._supervisor.process.kill()
-        with pytest.raises(EngineDiedError, match="was not answered"):
-            await asked
+async def test_too_many_open_questions_are_refused(hanging):
+    asked = [asyncio.create_task(hanging.ask(PinRows(token_ids=[1]), PATIENCE)) for _ in range(65)]
+    (done,), waiting = await asyncio.wait(asked, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    with pytest.raises(QueueFullError, match="64 questions wait"):
+        done.result()
+
+
+async def test_whoever_asks_an_engine_that_dies_is_told_so(hanging):
+    asked = asyncio.create_task(hanging.ask(PinRows(token_ids=[1]), PATIENCE))
+    await asyncio.sleep(0)  # for the question to be sent
+    hanging._supervisor.process.kill()
+    with pytest.raises(EngineDiedError, match="was not answered"):
+        await asked
 
 
 async def test_a_question_before_the_engine_is_ready_is_told_when_to_ask_again(clients):
