@@ -60,6 +60,8 @@ class TrainingConfig:
     """Whether `torch.compile` fuses the loss function."""
     seed: int = 0
     """Seeds weights and the order of the data."""
+    memory_only: bool = False
+    """Whether only the memory's FFNs are trained, and all else stays to the bit what it was."""
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "sequence_length", "batch_size", "micro_batch_size"):

@@ -5,7 +5,7 @@
 | `run.json`                    | the model's sizes and the recipe; a run goes on only under the ones it began with   |
 | `metrics.jsonl`               | one line per optimizer step, one per validation                                     |
 | `checkpoints/step-00000100/`  | a whole checkpoint in float32, and the optimizer's state; the newest two are kept   |
-| `model/`                      | the finished model, in 16 bits, with the corpus's token counts                      |
+| `model/`                      | the finished model, as a rule in 16 bits, with the corpus's token counts            |
 
 Knows files. The arithmetic is `models/training.py`'s.
 """
@@ -116,7 +116,7 @@ class TrainingRun:
                 self._save()
         return trainer.is_done
 
-    def finish(self, token_counts_V: Tensor) -> None:
+    def finish(self, token_counts_V: Tensor, *, dtype: torch.dtype = torch.bfloat16) -> None:
         """Write the finished model, with the corpus's token counts (int64 [V]) for seeding a row cache."""
 
         def write_counts(directory: Path) -> None:
@@ -125,7 +125,7 @@ class TrainingRun:
         save_checkpoint(
             self.trainer.model,
             self.model_directory,
-            dtype=torch.bfloat16,
+            dtype=dtype,
             tokenizer=self.tokenizer,
             replace=True,
             write_more=write_counts,
@@ -258,7 +258,10 @@ def _read_description(directory: Path) -> dict[str, dict[str, Any]]:
     for part in ("model", "recipe"):
         if not isinstance(stored, dict) or not isinstance(stored.get(part), dict):
             raise CheckpointError(f"{path} does not describe a {part}; start a new run")
-    return {part: stored[part] for part in ("model", "recipe")}
+    # Parts of the recipe that earlier releases did not know were as their defaults say.
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainingConfig)}
+    known = {name: value for name, value in defaults.items() if value is not dataclasses.MISSING}
+    return {"model": stored["model"], "recipe": known | stored["recipe"]}
 
 
 def _replace_text(path: Path, text: str) -> None:

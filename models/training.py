@@ -15,6 +15,7 @@ from models.attention import PackedContext
 from models.batches import Batches
 from models.computed_rows import ComputedRows
 from models.errors import ConfigError
+from models.fingerprint import is_memory
 from models.loss import Losses, next_token_loss
 from models.recipe import OptimizerName, Precision, TrainingConfig
 from models.transformer import Transformer
@@ -41,6 +42,8 @@ class Trainer:
     """
 
     def __init__(self, model: Transformer, batches: Batches, config: TrainingConfig) -> None:
+        if config.memory_only:
+            _freeze_backbone(model)
         self.model = model
         self.config = config
         self.step_count = 0
@@ -107,7 +110,7 @@ class Trainer:
         for full_name, value in optimizer_state.items():
             name, _, key = full_name.rpartition("/")
             by_name.setdefault(name, {})[key] = value
-        parameters = dict(self.model.named_parameters())
+        parameters = dict(_trained(self.model))
         if step_count and by_name.keys() != parameters.keys():
             raise ConfigError("the optimizer's state is of another model; start a new run")
         for optimizer in self._optimizers:
@@ -127,12 +130,24 @@ class Trainer:
                     yield name, optimizer.state[parameter]
 
 
+def _freeze_backbone(model: Transformer) -> None:
+    """Let only the memory's FFNs be trained."""
+    if not model.config.has_memory:
+        raise ConfigError("memory_only trains a memory, and a dense model has none; leave it out")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(is_memory(name))
+
+
+def _trained(model: Transformer) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
 def _build_optimizers(model: Transformer, config: TrainingConfig) -> list[torch.optim.Optimizer]:
     """Matrices of the layers go to Muon where it is chosen; all else, and everything otherwise, to AdamW."""
     muon: dict[str, nn.Parameter] = {}
     decayed: dict[str, nn.Parameter] = {}
     plain: dict[str, nn.Parameter] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in _trained(model):
         if parameter.ndim < 2:
             plain[name] = parameter
         elif config.optimizer is OptimizerName.MUON and name.startswith("model.layers."):
@@ -142,6 +157,7 @@ def _build_optimizers(model: Transformer, config: TrainingConfig) -> list[torch.
     groups = [
         {"params": list(part.values()), "names": list(part), "weight_decay": decay}
         for part, decay in ((decayed, config.weight_decay), (plain, 0.0))
+        if part
     ]
     adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
     if not muon:

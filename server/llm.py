@@ -25,6 +25,7 @@ from models.tokenizer import TOKENIZER_FILE, encode, load_tokenizer
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.errors import QueueFullError
+from server.engine.memory_options import MemoryOptions
 from server.engine.messages import ChoiceOutput, FinishReason, MemoryUse, PositionLogprobs, Request, RequestOutput
 from server.engine.params import SamplingParams
 from server.engine.starting import start_engine
@@ -90,27 +91,40 @@ class LLM:
                 sys.stderr.write(f"{name}: {value}\n")
 
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        pack: str | None = None,
+        memory: MemoryOptions | None = None,
     ) -> list[Completion]:
         """Complete prompts, as many at once as there are lanes for; return the completions in the prompts' order.
 
-        params: for all prompts, or one for each. Where a row cannot be read, its prompt's outputs end with `error` and
+        params: for all prompts, or one for each. pack: the name of a pack to lay over the memory, one of the option
+        `pack`. memory: what the prompts change of the memory's part in the model. Where a row cannot be read, its prompt's outputs end with `error` and
         the others go on. Raises `RequestError` for a prompt or parameters that cannot be served.
         """
         several = _several(prompts)
         each = [params or SamplingParams()] * len(several) if not isinstance(params, Sequence) else list(params)
         if len(each) != len(several):
             raise ValueError(f"{len(several)} prompts and {len(each)} parameters; give one for all, or one for each")
-        runs = [_Run(self, prompt, its) for prompt, its in zip(several, each, strict=True)]
+        runs = [_Run(self, prompt, its, pack, memory) for prompt, its in zip(several, each, strict=True)]
         with Progress() as progress:
             for done in self._run(runs):
                 if not self._quiet:
                     progress.update("generating", done, len(runs))
         return [run.completion for run in runs]
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[tuple[str, Completion]]:
+    def stream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        pack: str | None = None,
+        memory: MemoryOptions | None = None,
+    ) -> Iterator[tuple[str, Completion]]:
         """Complete one prompt's first choice piece by piece: yield each new piece of text and what there is so far."""
-        run = _Run(self, prompt, params or SamplingParams())
+        run = _Run(self, prompt, params or SamplingParams(), pack, memory)
         told = 0
         for _ in self._run([run]):
             text = run.completion.outputs[0].text
@@ -163,8 +177,11 @@ class LLM:
 class _Run:
     """One prompt on its way through the engine."""
 
-    def __init__(self, llm: LLM, prompt: Prompt, params: SamplingParams) -> None:
+    def __init__(
+        self, llm: LLM, prompt: Prompt, params: SamplingParams, pack: str | None, memory: MemoryOptions | None
+    ) -> None:
         self._llm = llm
+        self._pack, self._memory = pack, memory
         self._params = params
         text = prompt if isinstance(prompt, str) else None
         prompt_ids = list(prompt) if not isinstance(prompt, str) else encode(llm.require_tokenizer(), prompt)
@@ -187,6 +204,8 @@ class _Run:
             prompt_ids=self.completion.prompt_ids,
             params=self._params,
             bad_word_ids=bad_word_ids(self._llm.require_tokenizer(), words) if words else (),
+            pack=self._pack,
+            memory=self._memory,
         )
 
     def take(self, output: RequestOutput) -> bool:

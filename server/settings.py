@@ -4,6 +4,7 @@ Knows the names that each source may use and says which source is at fault. Know
 (`server/config.py`), nor of command lines.
 """
 
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ def option_fields() -> dict[str, msgspec.structs.FieldInfo]:
     engine = msgspec.structs.fields(EngineConfig)
     own = (field for field in msgspec.structs.fields(ServerConfig) if field.name != "engine")
     return {field.name: field for field in (*engine, *own)}
+
+
+def is_list(field: msgspec.structs.FieldInfo) -> bool:
+    """Whether an option can be given several times."""
+    return typing.get_origin(field.type) is tuple
 
 
 def resolve_settings(
@@ -89,18 +95,19 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
             raise ConfigError(f"{variable} is no setting of Tolbooth{nearest(variable, fields)}")
         field = fields[variable]
         value: str | list[str] = text
-        if field.type == tuple[str, ...]:
+        if is_list(field):
             value = [part.strip() for part in text.split(",")]
         found[field.name] = _converted(value, field, where=variable)
     return found
 
 
 def _converted(value: Any, field: msgspec.structs.FieldInfo, *, where: str) -> Any:
-    if field.type == tuple[str, ...] and isinstance(value, str):
+    if is_list(field) and not isinstance(value, list):
         value = [value]
     try:
         # A text stands for a number or a switch wherever one is wanted: environments and flags have nothing else.
-        return msgspec.convert(value, field.type, strict=not isinstance(value, str))
+        of_text = isinstance(value[0] if isinstance(value, list) and value else value, str)
+        return msgspec.convert(value, field.type, strict=not of_text)
     except msgspec.ValidationError as error:
         secret = "key" in field.name
         shown = "" if secret else f" is {value!r:.80};"

@@ -13,7 +13,7 @@ import typer
 from server.cli.fields import field_texts
 from server.config import ServerConfig
 from server.engine.config import EngineConfig
-from server.settings import option_fields
+from server.settings import is_list, option_fields
 
 _ARGUMENTS = frozenset({"model"})
 """Fields that are no option: MODEL has no flag."""
@@ -50,8 +50,8 @@ def _option(field: msgspec.structs.FieldInfo, text: str, panel: str) -> inspect.
     kind: Any = field.type
     if kind in {bool, bool | None}:
         flag += f"/--no-{flag.removeprefix('--')}"
-    elif kind == tuple[str, ...]:
-        kind = list[str]
+    elif is_list(field):
+        kind = operator.getitem(list, typing.get_args(kind)[0])
         text += " Give it again for more."
     text = " ".join(text.split())
     if field.default not in {None, (), "", msgspec.NODEFAULT}:

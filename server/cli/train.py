@@ -32,7 +32,10 @@ def train(
     preset: Annotated[str | None, typer.Option(metavar="NAME", help="Start from the sizes of a preset.")] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Start from the sizes in a config.json.")] = None,
     init_from: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Start from the weights of a checkpoint or bundled model.")
+        str | None,
+        typer.Option(
+            "--init-from", "--from", metavar="MODEL", help="Start from the weights of a checkpoint or bundled model."
+        ),
     ] = None,
     out: Annotated[
         Path | None,

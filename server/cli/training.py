@@ -15,7 +15,7 @@ import typer
 from tokenizers import Tokenizer
 
 from models.batches import Batches
-from models.checkpoint import load_model
+from models.checkpoint import load_model, open_checkpoint
 from models.computed_rows import ComputedRows
 from models.config import ModelConfig
 from models.corpus import TokenShards
@@ -27,6 +27,7 @@ from models.text import read_text
 from models.tokenizer import TOKENIZER_FILE, end_of_text_id, vocab_size
 from models.training import Trainer
 from models.transformer import Transformer
+from models.weights import FLOAT_DTYPES
 from server.cli.architecture import Base, Sizes, build_config
 from server.cli.interruption import Interruption
 from server.cli.origin import ORIGIN_FILE, Origin
@@ -61,6 +62,8 @@ def start_run(request: Request, out: Path | None) -> None:
     check_sources(request.origin)
     if "max_tokens" not in request.recipe:
         raise ConfigError("say how long to train: --max-tokens N")
+    if request.recipe.get("memory_only") and request.origin.init_from is None:
+        raise ConfigError("memory_only trains a model's memory further; say which model's: --init-from MODEL")
     precision = Precision.BF16 if device.type == "cuda" else Precision.FP32
     recipe = TrainingConfig(**{"precision": precision} | request.recipe)
     cadence = Cadence(**request.cadence)
@@ -134,6 +137,10 @@ class _Session:
             model.init_weights(torch.Generator().manual_seed(recipe.seed))
         else:
             _load_weights(model, Path(origin.init_from))
+        self.dtype = torch.bfloat16
+        """In which the finished model is stored."""
+        if recipe.memory_only and origin.init_from is not None:
+            self.dtype = _only_dtype(Path(origin.init_from))
         trainer = Trainer(model.to(device), batches, recipe)
         self.run = TrainingRun(directory, trainer, tokenizer=tokenizer)
         self.validation = validation
@@ -168,7 +175,7 @@ class _Session:
             sys.stderr.write(f"saved after step {trainer.step_count}; go on with: {command}\n")
             raise typer.Exit(_INTERRUPTED)
         if not was_done or not run.model_directory.exists():
-            run.finish(torch.from_numpy(self.corpus.token_counts()))
+            run.finish(torch.from_numpy(self.corpus.token_counts()), dtype=self.dtype)
         print_facts({"model": str(run.model_directory)})
 
     def _validator(self, display: TrainingDisplay) -> Callable[[], Evaluation] | None:
@@ -241,6 +248,18 @@ def _validation_text(origin: Origin, tokenizer: Tokenizer | None) -> EvaluationT
     if tokenizer is None:
         raise ConfigError("validation needs a tokenizer; give --tokenizer FILE")
     return EvaluationText.from_text(read_text(list(map(Path, origin.valid_text))), tokenizer)
+
+
+def _only_dtype(directory: Path) -> torch.dtype:
+    """Return the number format of a checkpoint's tensors: in another one the backbone would not stay to the bit."""
+    _, weights = open_checkpoint(directory)
+    words = {spec.dtype for spec in weights.specs.values()}
+    if len(words) != 1:
+        raise ConfigError(
+            f"memory_only keeps the backbone to the bit, and the tensors of {directory} are in several number formats; "
+            "`tolbooth import` makes a copy in one"
+        )
+    return FLOAT_DTYPES[words.pop()]
 
 
 def _load_weights(model: Transformer, directory: Path) -> None:
