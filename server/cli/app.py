@@ -23,6 +23,8 @@ from server.cli.bench import bench
 from server.cli.checkpoints import import_, init
 from server.cli.evaluate import evaluate
 from server.cli.generate import generate
+from server.cli.inspect import inspect_app
+from server.cli.pack import pack
 from server.cli.presets import presets
 from server.cli.serve import serve
 from server.cli.size import size
@@ -44,6 +46,8 @@ app.command("verify-tol")(verify_tol)
 app.command("generate")(generate)
 app.command("size")(size)
 app.command("serve")(serve)
+app.add_typer(inspect_app, name="inspect")
+app.add_typer(pack, name="pack")
 app.add_typer(bench, name="bench")
 
 

@@ -79,6 +79,7 @@ def create_app(service: Service, *, write_log: Callable[[str], None] = write_to_
         models_router,
         tokenize_router,
         memory_router,
+        memory_tokens_router,
         watching_router,
         status_page_router,
     )

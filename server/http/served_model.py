@@ -16,6 +16,8 @@ from server.http.chat_template import ChatTemplate
 class ServedModel:
     """What does not change while the server runs."""
 
+    directory: Path
+    """The checkpoint."""
     names: tuple[str, ...]
     """The name in answers, then its aliases."""
     tokenizer: Tokenizer
@@ -38,6 +40,7 @@ class ServedModel:
             raise CheckpointError(f"{directory} has no {TOKENIZER_FILE}; put one there to serve the model")
         tokenizer = load_tokenizer(path)
         return cls(
+            directory=directory,
             names=names,
             tokenizer=tokenizer,
             chat_template=ChatTemplate.load(directory, tokenizer, max_chars=2 * max_prompt_bytes),
