@@ -6,12 +6,12 @@ Knows how findings look. Charts are SVG made here; lists and tables are made in 
 import html
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models.analysis.charts import Series, heat_map, line_chart
 from models.analysis.definitions import DEFINITIONS
+from models.analysis.report_sections import alpha_section, layers_section
 from models.errors import ConfigError
 
 _ASSETS = Path(__file__).parent
@@ -73,10 +73,10 @@ def render(report: Mapping[str, Any]) -> str:
 <main>
 <section id="layers"><h2>Layers</h2>
 <p class="lead">What each layer's memory is worth, and what it looks like from outside.</p>
-{_layers(report)}</section>
+{layers_section(report)}</section>
 <section id="alpha"><h2>Alpha</h2>
 <p class="lead">The same models with the memory scaled down in all layers at once: what is recalled and what is read from the context.</p>
-{_alpha(report)}</section>
+{alpha_section(report)}</section>
 <section id="clusters"><h2>Clusters</h2>
 <p class="lead">Tokens that read the same cells, by k-means; a rule gave each its name, or none.</p>
 <div class="bar">{picker}<div class="pick" id="cluster-filter"><button type="button" data-show="all" aria-pressed="true">all</button>\
@@ -156,173 +156,8 @@ def _facts(report: Mapping[str, Any]) -> str:
     return f'<div class="facts">{tiles}</div>'
 
 
-def _layers(report: Mapping[str, Any]) -> str:
-    importance = report["importance"]
-    layers = report["memory"]["layers"]
-    numbers = [str(layer["layer"]) for layer in layers]
-    rises = [
-        Series(_label(each), [(index, _rise(each, without)) for index, without in enumerate(each["without"])])
-        for each in importance
-    ]
-    table = _table(
-        ["model", "part left out", "perplexity", *(f"without {index}" for index in range(_most_layers(importance)))],
-        [
-            [
-                each["model"],
-                each["part"],
-                f"{each['whole']:.2f}",
-                *(f"{without:.2f} ({_rise(each, without):+.1f}%)" for without in each["without"]),
-            ]
-            for each in importance
-        ],
-    )
-    spectra = [
-        Series(f"layer {layer['layer']}", list(enumerate(layer["singular_values"], start=1))) for layer in layers
-    ]
-    shape = _table(
-        ["layer", "outliers / token", "tokens with any", "clustering", "chance", "explained", "named", "rank 90%", "rank 99%"],
-        [
-            [
-                str(layer["layer"]),
-                f"{layer['outliers']['mean']:.2f}",
-                f"{100 * layer['outliers']['share_of_tokens']:.1f}%",
-                *(f"{layer['clustering'][key]:.3f}" for key in ("coefficient", "chance", "explained")),
-                f"{sum(cluster['named'] for cluster in layer['clusters'])} of {len(layer['clusters'])}",
-                str(layer["rank_90"]),
-                str(layer["rank_99"]),
-            ]
-            for layer in layers
-        ],
-    )
-    charts = [
-        ("Perplexity without one layer", line_chart(rises, x_label="layer left out", y_label="perplexity, % more", title="Importance of layers")),
-        (
-            "Singular values of a layer's slice of the table",
-            line_chart(spectra, x_label="index", y_label="value", log_x=True, log_y=True, title="Singular values"),
-        ),
-        (
-            "Clustering coefficient, and outliers",
-            line_chart(
-                [
-                    Series("clustering coefficient", [(each["layer"], each["clustering"]["coefficient"]) for each in layers]),
-                    Series("outliers per token", [(each["layer"], each["outliers"]["mean"]) for each in layers]),
-                ],
-                x_label="layer",
-                y_label="",
-                title="Clustering coefficient and outliers by layer",
-            ),
-        ),
-        (
-            "Do two layers group the tokens alike? (adjusted Rand index)",
-            heat_map([f"layer {number}" for number in numbers], numbers, report["memory"]["cluster_agreement"]),
-        ),
-    ]
-    panels = "".join(f'<div class="panel"><h3>{title}</h3>{chart}</div>' for title, chart in charts)
-    return (
-        f'<div class="grid2">{panels}</div><br><div class="panel">{table}<p class="note">{html.escape(_text(report))}</p></div>'
-        f'<br><div class="panel">{shape}</div>'
-    )
-
-
-def _alpha(report: Mapping[str, Any]) -> str:
-    sweeps = report["alpha"]
-    names = list(dict.fromkeys(name for each in sweeps for name in each["points"][0]["accuracy"]))
-    perplexity = [
-        Series(_label(each), [(point["alpha"], point["perplexity"]) for point in each["points"]]) for each in sweeps
-    ]
-    charts = [("Perplexity", line_chart(perplexity, x_label="alpha", y_label="perplexity", title="Perplexity by alpha"))]
-    for name in names:
-        lines = [
-            Series(_label(each), [(point["alpha"], 100 * point["accuracy"][name]) for point in each["points"]])
-            for each in sweeps
-            if name in each["points"][0]["accuracy"]
-        ]
-        chance = Series("chance", [(point["alpha"], 100 * report["chance"]) for point in sweeps[0]["points"]])
-        drawn = line_chart([*lines, chance], x_label="alpha", y_label="right answers, %", title=f"Probe {name} by alpha")
-        charts.append((f"Probe: {name}", drawn))
-    rows = [
-        [
-            each["model"],
-            each["part"],
-            measure,
-            *(_point(point, measure) for point in each["points"]),
-        ]
-        for measure in ("perplexity", *names)
-        for each in sweeps
-        if measure == "perplexity" or measure in each["points"][0]["accuracy"]
-    ]
-    table = _table(["model", "part", "measure", *(f"{point['alpha']:.1f}" for point in sweeps[0]["points"])], rows)
-    panels = "".join(f'<div class="panel"><h3>{title}</h3>{chart}</div>' for title, chart in charts)
-    return (
-        f'<div class="grid2">{panels}</div><br><div class="panel">{table}'
-        f'<p class="note">{html.escape(_weak_probes(report))}</p></div><br>{_examples(report)}'
-    )
-
-
-def _weak_probes(report: Mapping[str, Any]) -> str:
-    """Say which probes are, for which models, not well above chance with all of the memory: those decide little."""
-    weak = [
-        f"{each['model']} on {name} ({100 * accuracy:.1f}%)"
-        for each in report["alpha"]
-        for name, accuracy in each["points"][0]["accuracy"].items()
-        if accuracy < report["chance"] + 0.1
-    ]
-    if not weak:
-        return "At alpha 1 every model is at least 10 points above chance on every probe."
-    return f"Less than 10 points above chance at alpha 1, so that a fall says little: {'; '.join(weak)}."
-
-
-def _examples(report: Mapping[str, Any]) -> str:
-    parts = []
-    for probe in report["probes"]:
-        questions = "".join(
-            f'<p><span class="note">…</span>{html.escape(each["context"])} <b>{html.escape(each["answer"])}</b>'
-            f' <span class="note">not {html.escape(", ".join(each["wrong"]))}</span></p>'
-            for each in probe["examples"]
-        )
-        parts.append(
-            f'<div class="panel"><h3>{html.escape(probe["name"])}</h3><p class="note">{probe["questions"]} questions, for '
-            f"{html.escape(probe['stands_for'])}; three of them:</p>{questions}</div>"
-        )
-    return f'<div class="grid2">{"".join(parts)}</div>'
-
-
-def _point(point: Mapping[str, Any], measure: str) -> str:
-    return f"{point['perplexity']:.2f}" if measure == "perplexity" else f"{100 * point['accuracy'][measure]:.1f}%"
-
-
-def _rise(each: Mapping[str, Any], without: float) -> float:
-    rise: float = 100 * (without / each["whole"] - 1)
-    return rise
-
-
-def _label(each: Mapping[str, Any]) -> str:
-    return f"{each['model']}, {each['part']}"
-
-
-def _most_layers(importance: Sequence[Mapping[str, Any]]) -> int:
-    return max(len(each["without"]) for each in importance)
-
-
-def _text(report: Mapping[str, Any]) -> str:
-    text = report["text"]
-    return f"Measured on {text['bytes']:,} bytes, spread evenly over {', '.join(text['files'])}."
-
-
 def _definitions() -> str:
     return "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in DEFINITIONS.items())
-
-
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table; columns whose first entry begins with a digit are numbers."""
-    is_number = [bool(rows) and index < len(rows[0]) and rows[0][index][:1].isdigit() for index in range(len(headers))]
-    kinds = [" class=num" if each else "" for each in is_number]
-    head = "".join(f"<th{kind}>{html.escape(header)}</th>" for header, kind in zip(headers, kinds, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{kind}>{html.escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=False)) + "</tr>"
-        for row in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _asset(name: str) -> str:

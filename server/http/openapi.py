@@ -7,7 +7,7 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from server.http import memory_messages, requests, responses
+from server.http import memory_messages, memory_token_messages, requests, responses
 from server.http.errors import ErrorBody
 
 _REFERENCE = "#/components/schemas/{name}"
@@ -32,6 +32,7 @@ _BODIES = (
     memory_messages.PinState,
     memory_messages.WarmRequest,
     memory_messages.Warmed,
+    memory_token_messages.TokenMemory,
     ErrorBody,
 )
 
