@@ -16,7 +16,7 @@ unexport PROMPT
 demo: export DEMO_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve serve-1b test check bench bench-paging bench-engine bench-alternatives bench-serve gpu-wheels gpu-check clean
+.PHONY: help setup demo serve serve-1b test check bench bench-paging bench-engine bench-alternatives bench-serve bench-metrics gpu-wheels gpu-check clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile
@@ -45,7 +45,7 @@ check: $(STAMP) ## lint, format, types, import law
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: bench-paging bench-engine bench-alternatives bench-serve ## run every benchmark
+bench: bench-paging bench-engine bench-alternatives bench-serve bench-metrics ## run every benchmark
 
 bench-paging: $(STAMP) ## cold reads, leases, memory (as root, with fio: apt-get install fio)
 	$(BIN)/python benchmarks/bench_paging.py --out docs/benchmarks/paging-$$(date +%F)
@@ -68,6 +68,9 @@ gpu-check: ## everything that needs a CUDA device, on a machine with torch and n
 
 bench-serve: $(STAMP) ## streaming over HTTP beside the engine without it
 	$(BIN)/python benchmarks/bench_serve.py --out docs/benchmarks/serve-$$(date +%F)
+
+bench-metrics: $(STAMP) ## what a scrape costs, and what is counted in a step
+	$(BIN)/python benchmarks/bench_metrics.py --out docs/benchmarks/metrics-$$(date +%F)
 
 clean: ## remove build outputs and the tools' caches; .venv stays
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -75,6 +75,11 @@ class Server:
         )
         self.port = self._await_port()
 
+    @property
+    def pid(self) -> int:
+        """The process that talks HTTP."""
+        return self._process.pid
+
     def run(self) -> float:
         """Serve every request; return tokens per second."""
         started = time.perf_counter()

@@ -110,16 +110,18 @@ def note_tiers(step: Step) -> RowTiers:
             num_rows += chunk.length
         return RowTiers([0] * len(step.chunks), [num_rows, 0, 0])
     tiers_N = np.concatenate([_tiers(lease.tiers, len(lease)) for lease in step.leases])
+    # Most chunks are single tokens: a list is looked through faster than numpy is called.
+    tiers: list[int] = tiers_N.tolist()
     last, start = [], 0
     for chunk in step.chunks:
-        counts = _count(tiers_N[start : start + chunk.length])
+        of_chunk = tiers[start : start + chunk.length]
         state = chunk.sequence.state
-        state.device_hits += counts[0]
-        state.host_hits += counts[1]
-        state.major_faults += counts[2]
+        state.device_hits += of_chunk.count(0)
+        state.host_hits += of_chunk.count(1)
+        state.major_faults += of_chunk.count(2)
         start += chunk.length
-        last.append(int(tiers_N[start - 1]))
-    return RowTiers(last, _count(tiers_N))
+        last.append(of_chunk[-1])
+    return RowTiers(last, [tiers.count(tier) for tier in range(len(_TIERS))])
 
 
 def report(error: Exception) -> str:
@@ -137,8 +139,3 @@ def tier_of(number: int) -> Tier:
 
 def _tiers(tiers: npt.NDArray[np.uint8] | None, count: int) -> npt.NDArray[np.uint8]:
     return np.zeros(count, dtype=np.uint8) if tiers is None else tiers
-
-
-def _count(tiers_N: npt.NDArray[np.uint8]) -> list[int]:
-    counts: list[int] = np.bincount(tiers_N, minlength=len(_TIERS)).tolist()
-    return counts

@@ -1,8 +1,11 @@
 """What the counters mean."""
 
+from bisect import bisect_left
+
 import numpy as np
 
 from paging.asks import Fault
+from paging.stats import LATENCY_BOUNDS, PagerStats, levels
 from tests.paging.pager_fakes import Clock, StepStorage, keys, make_pager, random_rows
 
 
@@ -232,3 +235,46 @@ def test_residency_lists_rows_and_their_heat_by_tier():
     there = pager.residency()
     assert ([2], [1, 2]) == (there.device_keys.tolist(), sorted(there.host_keys.tolist()))
     assert there.host_heat[0] >= there.host_heat[1]
+
+
+class SlowCopies:
+    """A slab whose copies take a quarter of a second each."""
+
+    def __init__(self, slab, clock):
+        self._copy_in, self._clock = slab.copy_in, clock
+        slab.copy_in = self
+
+    def __call__(self, *arguments):
+        self._clock.now += 0.25
+        return self._copy_in(*arguments)
+
+
+def test_a_copy_is_timed_for_each_of_its_rows():
+    pager, storage = pager_with(4, host_slots=8)
+    SlowCopies(pager._slab, storage.clock)
+    use(pager, storage, 1, 2, 3)
+    stats = pager.stats()
+    assert (3, 0.75) == (sum(stats.copy_latency_counts), stats.copy_latency_sum)
+    assert 3 == stats.copy_latency_counts[bisect_left(LATENCY_BOUNDS, 0.25)]
+
+
+def test_a_copy_that_goes_on_by_itself_is_timed_until_its_end_is_seen():
+    pager, storage = pager_with(4, host_slots=8, kind="late")
+    lease = pager.lease(keys(1, 2))
+    settle(pager, storage)
+    assert (True, 0) == (lease.is_ready, sum(pager.stats().copy_latency_counts))
+    pager.gather(1, lease)
+    storage.clock.now += 0.5
+    pager.poll()
+    assert (2, 1.0) == (sum(pager.stats().copy_latency_counts), pager.stats().copy_latency_sum)
+
+
+def test_without_a_host_tier_nothing_is_copied():
+    pager, storage = pager_with(4)
+    use(pager, storage, 1, 2)
+    assert (0, 0.0) == (sum(pager.stats().copy_latency_counts), pager.stats().copy_latency_sum)
+
+
+def test_what_says_how_things_stand_is_told_from_what_is_counted():
+    assert {"device_slots", "host_rows", "reads_under_way"} <= levels(PagerStats)
+    assert not {"device_hits", "read_latency_counts", "stall_seconds"} & levels(PagerStats)

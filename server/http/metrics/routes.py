@@ -13,7 +13,7 @@ from server.http.paths import route_path
 OTHER = "other"
 NO_ANSWER = "none"
 """In place of a status where the client had gone before there was one."""
-STATUSES = ("200", "400", "401", "404", "405", "413", "429", "500", "503", NO_ANSWER, OTHER)
+STATUSES = ("200", "400", "401", "403", "404", "405", "409", "413", "429", "500", "503", NO_ANSWER, OTHER)
 
 
 class RouteMetrics:

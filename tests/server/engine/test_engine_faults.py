@@ -1,5 +1,6 @@
 """Reads that fail, lie or dawdle: who needs the row hears of it, everyone else does not; and who asked for how much."""
 
+import re
 import shutil
 
 import pytest
@@ -60,21 +61,25 @@ def test_only_requests_that_need_a_broken_row_fail(small_model, fault, latency):
         assert 0 < engine.stats().memory["read_errors_by_cause"][fault.kind]
 
 
-@pytest.mark.parametrize("storage", ["direct", "mapped"])
-def test_a_damaged_row_is_named_with_its_file(damaged_model, storage):
-    with started(damaged_model, tol_storage=storage) as engine:
+@pytest.fixture(params=[{"tol_storage": "direct"}, {"tol_storage": "mapped"}, {"memory": "mapped", "max_num_seqs": 1}])
+def errors_of_damage(damaged_model, request):
+    """What is told of a damaged row, however rows are read."""
+    with started(damaged_model, **request.param) as engine:
         outcomes = run_all(engine, *requests_around_the_row())
     assert ENDS == outcomes.ends
-    for error in outcomes.errors.values():
-        assert error.startswith(f"row {BAD} ({damaged_model / TABLE_DIRECTORY}")
-        assert "its checksum does not match its bytes" in error
+    return outcomes.errors
 
 
-def test_a_damaged_row_of_a_mapped_memory_is_an_error_of_the_step(damaged_model):
-    with started(damaged_model, memory="mapped", max_num_seqs=1) as engine:
-        outcomes = run_all(engine, *requests_around_the_row())
-    assert ENDS == outcomes.ends
-    assert {"needs it", "draws it"} == outcomes.errors.keys()
+def test_a_damaged_row_is_named_with_its_file(errors_of_damage):
+    assert {"needs it", "draws it"} == errors_of_damage.keys()
+    for error in errors_of_damage.values():
+        assert re.fullmatch(rf"row {BAD} \([\w.-]+, byte \d+\): its checksum does not match its bytes; .*", error)
+
+
+def test_where_a_damaged_row_lies_stands_in_the_log(capsys, damaged_model, errors_of_damage):
+    lines = capsys.readouterr().err.splitlines()
+    assert len(errors_of_damage) == len(lines)
+    assert all(line.startswith(f"error: row {BAD} ({damaged_model / TABLE_DIRECTORY}/") for line in lines)
 
 
 def test_a_row_that_heals_serves_the_next_request(small_model):

@@ -112,8 +112,8 @@ def test_a_sequence_that_waits_too_long_is_given_up():
     rows.wait([late], 0.02)
     assert [] == rows.failures([late])
     rows.memory.clock.now += 5.0
-    ((failed, why),) = rows.failures([late])
-    assert (late, "a row did not arrive within 5 s; the storage answers too slowly") == (failed, why)
+    ((failed, error),) = rows.failures([late])
+    assert (late, "a row did not arrive within 5 s; the storage answers too slowly") == (failed, str(error))
 
 
 def test_time_out_of_the_step_counts_as_the_sequences_own():

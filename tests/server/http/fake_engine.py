@@ -13,6 +13,7 @@ from server.engine.messages import (
     MemoryUse,
     PositionLogprobs,
     RequestOutput,
+    RequestTiming,
     Tier,
 )
 from server.process.client import EngineState
@@ -35,9 +36,29 @@ STATS = EngineStats(
     kv_blocks=8,
     kv_blocks_used=2,
     resident_bytes=1 << 20,
-    batch_sizes=[20],
-    memory={"device_hits": 5, "host_hits": 3, "major_faults": 1, "bytes_read": 4096},
+    batch_sizes=[12, 8, *[0] * 10],
+    batch_sizes_sum=28,
+    row_device_hits=5,
+    row_host_hits=3,
+    row_major_faults=1,
+    memory={
+        "bytes_read": 4096,
+        "device_rows": 7,
+        "read_latency_counts": [0, 1, 2, *[0] * 18],
+        "read_latency_sum": 0.0001,
+        "read_errors_by_cause": {"checksum": 2},
+    },
 )
+
+TABLE = {
+    "encoding": "int8",
+    "layers": 2,
+    "vocab_size": 300,
+    "row_bytes": 4096,
+    "table_bytes": 300 * 4096,
+    "storage": "direct",
+    "policy": "lru",
+}
 
 
 class FakeEngine:
@@ -58,6 +79,8 @@ class FakeEngine:
             device="cpu",
             dtype="float32",
             granted={"policy": "fake"},
+            table=TABLE,
+            device_memory={"weights": 100, "kv_cache": 200, "tol_cache": 300},
             startup_seconds={"weights": 0.5},
         )
         self.stats = STATS
@@ -183,6 +206,7 @@ class FakeEngine:
             is_finished=is_finished,
             error=error,
             memory=MEMORY if is_finished else None,
+            timing=RequestTiming(queue_seconds=0.25, prefill_seconds=0.5) if is_first else None,
         )
 
 

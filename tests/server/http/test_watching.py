@@ -1,5 +1,4 @@
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from server.process.client import EngineState
 from tests.server.http.conftest import error_of
@@ -30,38 +29,6 @@ async def test_a_draining_server_takes_no_requests(client, lifecycle):
     response = await client.post("/v1/completions", json={"prompt": "x"})
     assert "draining" == error_of(response, 503)["code"]
     assert ("5", "close") == (response.headers["retry-after"], response.headers["connection"])
-
-
-async def figures(client):
-    response = await client.get("/metrics")
-    assert response.headers["content-type"].startswith("text/plain")
-    samples = [sample for family in text_string_to_metric_families(response.text) for sample in family.samples]
-    return {sample.name: sample.value for sample in samples}
-
-
-async def test_metrics_are_those_of_the_engine(client):
-    found = await figures(client)
-    expected = {
-        "tolbooth_requests_running": 2,
-        "tolbooth_requests_waiting": 3,
-        "tolbooth_generation_tokens_total": 77,
-        "tolbooth_prompt_tokens_total": 10,
-        "tolbooth_engine_up": 1,
-        "tolbooth_engine_restarts_total": 0,
-        "tolbooth_tol_major_faults_total": 1,
-        "tolbooth_tol_bytes_read_total": 4096,
-    }
-    assert expected == {name: found[name] for name in expected}
-
-
-async def test_metrics_are_there_before_an_engine_is(client, engine):
-    engine.stats, engine.state = None, EngineState.STARTING
-    assert {"tolbooth_engine_up": 0, "tolbooth_engine_restarts_total": 0} == await figures(client)
-
-
-async def test_two_servers_have_metrics_of_their_own(connect):
-    first, second = await connect(), await connect()
-    assert await figures(first) == await figures(second)
 
 
 async def test_the_version_is_that_of_the_distribution(client):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from paging import TolboothError
 from server.engine.errors import QueueFullError, RequestError
-from server.engine.messages import ChoiceOutput, EngineInfo, EngineStats, FinishReason, RequestOutput
+from server.engine.messages import BATCH_SIZES, ChoiceOutput, EngineInfo, EngineStats, FinishReason, RequestOutput
 from server.engine.questions import ListRecentRows, PinnedRows, PinRows, UnpinRows, WarmRows
 from server.process import frames
 from server.process.worker import main
@@ -82,14 +82,16 @@ class CountingEngine:
         )
 
     def stats(self):
-        zeros = dict.fromkeys(EngineStats.__struct_fields__, 0) | {"batch_sizes": [], "memory": {}}
-        real = {
-            "requests_running": len(self._requests),
-            "generation_tokens": self._tokens,
-            "steps": self._steps,
-            "preemptions": self._aborts,
-        }
-        return EngineStats(**(zeros | real))
+        return EngineStats(
+            requests_running=len(self._requests),
+            generation_tokens=self._tokens,
+            steps=self._steps,
+            preemptions=self._aborts,
+            batch_sizes=[self._steps] + [0] * len(BATCH_SIZES),
+            batch_sizes_sum=self._steps,
+            row_device_hits=self._tokens,
+            memory={"device_hits": self._tokens, "device_rows": 1, "read_errors_by_cause": {"io": self._steps}},
+        )
 
     def answer(self, question):
         match question:

@@ -13,6 +13,7 @@ from server.engine.messages import (
     MemoryUse,
     PositionLogprobs,
     RequestOutput,
+    RequestTiming,
     Tier,
 )
 from server.process.merging import merge_outputs
@@ -20,6 +21,8 @@ from server.process.stream import RequestStream
 from tests.server.process.samples import request
 
 pytestmark = pytest.mark.anyio
+
+TIMING = RequestTiming(queue_seconds=0.5, prefill_seconds=0.25)
 
 
 def output(*choices, **others):
@@ -49,6 +52,7 @@ def test_merged_outputs_say_what_each_of_them_said():
         tokens(1, 7, logprobs=[logprob(7)], tiers=[Tier.DEVICE]),
         prompt_logprobs=[None, logprob(5)],
         num_cached_tokens=3,
+        timing=TIMING,
     )
     second = output(
         tokens(1, 8, finish_reason=FinishReason.STOP, stop_token_id=8, logprobs=[logprob(8)], tiers=[Tier.DEVICE])
@@ -79,6 +83,7 @@ def test_merged_outputs_say_what_each_of_them_said():
         ],
         prompt_logprobs=[None, logprob(5)],
         num_cached_tokens=3,
+        timing=TIMING,
         is_finished=True,
         memory=MemoryUse(rows=4),
     )

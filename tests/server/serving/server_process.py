@@ -162,8 +162,8 @@ _HELD = (
     "requests_running",
     "requests_waiting",
     "requests_deferred",
-    "kv_blocks_used",
-    "tol_device_leased_rows",
+    "kv_cache_usage_ratio",
+    "tol_leased_rows",
     "tol_waiting_leases",
 )
 
