@@ -18,7 +18,8 @@ from models.checkpoint import read_fingerprints
 from models.config import ModelConfig
 from models.errors import PackError
 from models.export import CHUNK_ROWS, RowComputer
-from models.packs import Pack, PackBase, PackCard, write_pack
+from models.pack_card import PackCard
+from models.packs import Pack, PackBase, write_pack
 from models.row_edits import check_editable, chosen_layers, edit_rows, layer_values
 from paging import Table, encode_rows
 

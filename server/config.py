@@ -52,6 +52,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A key that opens everything; protected metrics, and changes to the memory, then take no other."""
     protect_metrics: bool = False
     """Whether /metrics needs a key too."""
+    enable_memory_options: bool = False
+    """Whether requests may say how much of the memory they get, layer by layer."""
+    packs_dir: str | None = None
+    """The folder that memory packs are loaded from at run time; none: there is no loading at run time."""
     status_page: bool = True
     """Whether a page at / shows how the server does; what it shows needs the keys that clients need."""
     cors_origins: tuple[str, ...] = ()

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from models.pack_making import Ids, PackMaker
-    from models.packs import Pack, PackCard
+    from models.pack_card import PackCard
+    from models.packs import Pack
 
 _MOST_SHOWN = 20
 """Rows that `show` lists."""

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.errors import PackError
-from models.packs import Pack, PackBase, PackCard, check_pack_name, row_keys
+from models.pack_card import PackCard, check_pack_name
+from models.packs import Pack, PackBase, row_keys
 from paging import KeysInUseError
 from paging.keys import KeyRange, Keys
 from server.engine.errors import RequestError

@@ -33,6 +33,7 @@ from server.http.memory_tokens import memory_tokens_router
 from server.http.metering import MeteringMiddleware
 from server.http.models import models_router
 from server.http.openapi import describe_app
+from server.http.packs import packs_router
 from server.http.paths import RootPath
 from server.http.service import Service
 from server.http.status_page import status_page_router
@@ -79,6 +80,7 @@ def create_app(service: Service, *, write_log: Callable[[str], None] = write_to_
         models_router,
         tokenize_router,
         memory_router,
+        packs_router,
         memory_tokens_router,
         watching_router,
         status_page_router,

@@ -27,7 +27,7 @@ def chat_router(service: Service) -> APIRouter:
     @router.post("/v1/chat/completions", **describe("Continue a conversation.", ChatRequest, ChatCompletion))
     async def chat(request: Request) -> Response:
         asked = await service.read(request, ChatRequest)
-        model_name = service.model_name(asked.model)
+        model_name = await service.choose_model(asked.model)
         check_chat(asked)
         params = chat_params(asked)
         check_params(params, service.config, vocab_size=service.model.vocab_size, logprobs_field="top_logprobs")

@@ -28,7 +28,7 @@ def completions_router(service: Service) -> APIRouter:
     @router.post("/v1/completions", **describe("Continue texts.", CompletionRequest, Completion))
     async def complete(request: Request) -> Response:
         asked = await service.read(request, CompletionRequest)
-        model_name = service.model_name(asked.model)
+        model_name = await service.choose_model(asked.model)
         check_completion(asked)
         params = completion_params(asked)
         check_params(params, service.config, vocab_size=service.model.vocab_size, logprobs_field="logprobs")

@@ -17,20 +17,22 @@ from starlette.types import Scope
 
 from server.config import ServerConfig
 from server.http.errors import ApiError
-from server.http.paths import MEMORY, route_path
+from server.http.paths import MEMORY, PACKS, route_path
 
 _CONTROLLED = (MEMORY,)
 """Paths, those below them included, where everything but looking is a change."""
+_FOR_ADMINS = (PACKS,)
+"""Paths where looking is for those who may change."""
 _LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 """Headers by which proxies say that somebody else asks."""
 
 
 def is_change(scope: Scope) -> bool:
-    """Whether a request would change how the server works."""
+    """Whether a request would change how the server works, or is for those alone who may."""
     path = route_path(scope)
-    controlled = any(path == each or path.startswith(f"{each}/") for each in _CONTROLLED)
-    return controlled and scope["method"] not in _LOOKING
+    paths = _FOR_ADMINS if scope["method"] in _LOOKING else _CONTROLLED
+    return any(path == each or path.startswith(f"{each}/") for each in paths)
 
 
 def check_keyless_change(scope: Scope, config: ServerConfig, *, has_api_keys: bool) -> None:

@@ -5,7 +5,7 @@
 | 400    | `invalid_request_error` | the request cannot be served as it is; `param` names the field      |
 | 401    | `invalid_request_error` | no key, or a wrong one                                              |
 | 403    | `invalid_request_error` | a change that nobody may make, or not with this key                 |
-| 404    | `invalid_request_error` | no such route or model                                              |
+| 404    | `invalid_request_error` | no such route, model or pack                                        |
 | 405    | `invalid_request_error` | the route takes another method                                      |
 | 409    | `invalid_request_error` | the memory is not paged                                             |
 | 413    | `invalid_request_error` | the body is too large                                               |
@@ -43,6 +43,7 @@ CODES = frozenset(
         "missing_field",
         "model_not_found",
         "no_chat_template",
+        "pack_not_found",
         "queue_full",
         "request_timeout",
         "route_not_found",

@@ -1,6 +1,6 @@
 """What clients may ask of the row memory, and what they get: the bodies and answers of `/v1/memory` and below."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -29,6 +29,49 @@ class PinRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     token_ids: TokenIds | None = None
     all: bool | None = None
     """Only to end pins."""
+
+
+class PackRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/memory/packs`."""
+
+    name: Annotated[str, msgspec.Meta(max_length=64)]
+    """By which clients choose it, behind the model's name and a colon."""
+    path: Annotated[str, msgspec.Meta(max_length=1024)]
+    """Below the server's folder of packs."""
+
+
+class PackCard(msgspec.Struct, frozen=True, kw_only=True):
+    """One memory pack that is loaded."""
+
+    id: str
+    """What clients give as `model`."""
+    object: Literal["memory_pack"] = "memory_pack"
+    name: str
+    version: int
+    table_id: str
+    """Of its rows: another one for every version."""
+    description: str
+    rows: int
+    bytes: int
+    requests: int
+    """Requests under way that chose it."""
+    is_leaving: bool
+    """Whether it takes no more requests, and goes when those under way have ended."""
+
+
+class PackCards(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `GET /v1/memory/packs`."""
+
+    object: Literal["list"] = "list"
+    data: list[PackCard]
+
+
+class UnloadedPack(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `DELETE /v1/memory/packs/{name}`: the pack is gone."""
+
+    name: str
+    ended_requests: int
+    """Requests that still ran with it when their time was up, and ended with an error."""
 
 
 class Warmed(msgspec.Struct, frozen=True, kw_only=True):

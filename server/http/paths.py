@@ -5,6 +5,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 METRICS = "/metrics"
 STATUS_PAGE = "/"
 MEMORY = "/v1/memory"
+PACKS = f"{MEMORY}/packs"
 WATCHING = frozenset({"/health", "/version", METRICS, STATUS_PAGE})
 """Open without a key (metrics can be closed), and answered while the server drains. The page itself says nothing."""
 UNLOGGED = WATCHING | {MEMORY, f"{MEMORY}/map", f"{MEMORY}/curve"}

@@ -26,6 +26,13 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     include_obfuscation: bool | None = None
 
 
+class MemoryFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a request changes of the memory's part in the model."""
+
+    alpha: float | list[float] | None = None
+    drop_layers: list[Count] | None = None
+
+
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The fields that completions and chat completions share."""
 
@@ -57,6 +64,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     return_memory_stats: bool | None = None
+    memory: MemoryFields | None = None
 
     # Taken and not acted upon: they label a request, or place it in plans that there are none of here.
     user: str | None = None

@@ -146,6 +146,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     owned_by: str = "tolbooth"
     root: str
     """The name that the model's answers have; others are aliases of it."""
+    parent: str | UnsetType = UNSET
+    """Of a model with a memory pack: the name of the model alone."""
     max_model_len: int
 
 
