@@ -5,10 +5,11 @@ Knows which tensors determine the rows and how they are computed; the file forma
 Shape legend: C rows of a chunk, L layers, d hidden size, K intermediate size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,7 +18,8 @@ from models.config import ModelConfig
 from models.errors import CheckpointError
 from models.fingerprint import EMBEDDING
 from models.transformer import MemoryFFN
-from paging import Encoding, TableGeometry, TableWriter, encode_rows
+from paging import Encoding, LayerEncoding, TableGeometry, TableWriter, encode_rows
+from paging.compression import encode_table
 
 # Rows computed at a time. The same shape for every chunk, so that a row's bits do not depend on the vocabulary's size;
 # at 1B geometry a chunk takes 200 MB in float32.
@@ -55,15 +57,18 @@ class RowComputer:
         self._embedding_Vd = self._weights.read(EMBEDDING)
         self._values_CLd = torch.empty(CHUNK_ROWS, len(self._layers), self.config.hidden_size)
 
-    @torch.inference_mode()
     def chunk(self, start: int) -> Tensor:
         """Return the values of up to `CHUNK_ROWS` rows from `start` (a multiple of that) on; until the next call."""
-        num_rows = min(CHUNK_ROWS, self.config.vocab_size - start)
+        return self.compute(torch.arange(start, min(start + CHUNK_ROWS, self.config.vocab_size)))
+
+    @torch.inference_mode()
+    def compute(self, ids_C: Tensor) -> Tensor:
+        """Return the values of up to `CHUNK_ROWS` ids, float32 [C, L, d]; until the next call."""
         x0_Cd = torch.zeros(CHUNK_ROWS, self.config.hidden_size)
-        x0_Cd[:num_rows] = self._embedding_Vd[start : start + num_rows]
+        x0_Cd[: len(ids_C)] = self._embedding_Vd[ids_C]
         for index, layer in enumerate(self._layers):
             self._values_CLd[:, index] = self._memory(layer)(x0_Cd)
-        return self._values_CLd[:num_rows]
+        return self._values_CLd[: len(ids_C)]
 
     def _memory(self, layer: int) -> MemoryFFN:
         """Return one layer's memory FFN in float32."""
@@ -75,29 +80,51 @@ class RowComputer:
         return memory
 
 
+class ComputedValues:
+    """All rows of a checkpoint as `encode_table` takes them: computed when they are asked for."""
+
+    ids = None
+
+    def __init__(self, checkpoint: Path) -> None:
+        """Open a checkpoint; raises what `RowComputer` raises."""
+        computer = RowComputer(checkpoint)
+        self._checkpoint = checkpoint
+        self.fingerprint = computer.fingerprint
+        self.geometry = table_geometry(computer.config, Encoding.FP32)
+        self.num_rows = computer.config.vocab_size
+
+    def chunks(self, layers: tuple[int, ...]) -> Iterator[Tensor]:
+        """Give all rows in order, float32 [C, layers asked for, d]; each chunk until the next one."""
+        computer = RowComputer(self._checkpoint, layers)
+        for start in range(0, self.num_rows, CHUNK_ROWS):
+            yield computer.chunk(start)
+
+    def rows(self, numbers_N: npt.NDArray[np.int64]) -> Tensor:
+        """Return some rows by id, float32 [N, L, d]."""
+        computer = RowComputer(self._checkpoint)
+        ids_N = torch.from_numpy(numbers_N)
+        starts = range(0, len(ids_N), CHUNK_ROWS)
+        return torch.cat([computer.compute(ids_N[start : start + CHUNK_ROWS]).clone() for start in starts])
+
+
 def export_table(
     checkpoint: Path,
     out: Path,
     *,
     encoding: Encoding = Encoding.BF16,
+    kinds: Mapping[int, LayerEncoding] | None = None,
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TableGeometry:
-    """Write the rows of every id as the table `out`, rounded to `encoding`.
+    """Write the rows of every id as the table `out`, in one encoding or layer by layer as `kinds` says.
 
-    `on_progress` is told (rows done, rows in all). Raises what `RowComputer` and `TableWriter` raise.
+    `kinds` may leave layers out. With ranks the rows are computed twice or more often, to find the bases first.
+    `on_progress` is told (rows done, rows in all). Raises what `RowComputer` and `encode_table` raise.
     """
-    rows = RowComputer(checkpoint)
-    vocab_size, geometry = rows.config.vocab_size, table_geometry(rows.config, encoding)
-    with TableWriter(
-        out, geometry=geometry, fingerprint=rows.fingerprint, num_rows=vocab_size, overwrite=overwrite
-    ) as writer:
-        for start in range(0, vocab_size, CHUNK_ROWS):
-            values_CLd = rows.chunk(start)
-            writer.write(encode_rows(values_CLd, geometry, first_row=start))
-            if on_progress:
-                on_progress(start + len(values_CLd), vocab_size)
-    return geometry
+    values = ComputedValues(checkpoint)
+    if kinds is None:
+        kinds = dict.fromkeys(values.geometry.layers, LayerEncoding.plain(encoding))
+    return encode_table(values, out, kinds, overwrite=overwrite, on_progress=on_progress)
 
 
 def synthetic_rows(geometry: TableGeometry, first_row: int, num_rows: int, *, seed: int) -> Tensor:

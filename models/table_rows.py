@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.config import ModelConfig
-from paging import Table, TableGeometry, TableMismatchError, decode_layer
+from paging import Table, TableMismatchError
 from paging.layers import LayerReader, PickedRows
 
 
@@ -35,22 +35,6 @@ def open_table(directory: Path, config: ModelConfig, fingerprint: str | None) ->
     return table
 
 
-class PayloadBatch:
-    """The encoded rows of one batch; each layer is decoded when it is asked for."""
-
-    def __init__(self, payload_NR: Tensor, geometry: TableGeometry, dtype: torch.dtype) -> None:
-        self.payload_NR = payload_NR
-        self.geometry = geometry
-        self.dtype = dtype
-        self.layers = frozenset(geometry.layers)
-
-    def gather(self, layer: int) -> Tensor:
-        """Return one layer's values, [N, d] in the model's dtype; zeros where the table left the layer out."""
-        if layer not in self.layers:
-            return self.payload_NR.new_zeros(len(self.payload_NR), self.geometry.hidden_size, dtype=self.dtype)
-        return decode_layer(self.payload_NR, self.geometry, layer).to(self.dtype)
-
-
 class ResidentRows:
     """The whole table in the model's memory: the fastest source, and the one that paging is measured against."""
 
@@ -66,14 +50,14 @@ class ResidentRows:
     ) -> None:
         self.dtype = dtype
         self.payload_VR = table.read_all(on_progress=on_progress).to(device)
-        self._layers = LayerReader(table.geometry, self.payload_VR)
+        self._layers = LayerReader(table.geometry, self.payload_VR, table.bases)
 
-    def fetch(self, row_keys_N: Tensor) -> "ResidentBatch":
+    def fetch(self, row_keys_N: Tensor) -> "TableBatch":
         """Pick the batch's rows."""
-        return ResidentBatch(PickedRows(self._layers, row_keys_N), self.dtype)
+        return TableBatch(PickedRows(self._layers, row_keys_N.to(self.payload_VR.device)), self.dtype)
 
 
-class ResidentBatch:
+class TableBatch:
     """The rows of one batch, decoded as a pager's are: all layers together where they are few enough bytes."""
 
     def __init__(self, picked: PickedRows, dtype: torch.dtype) -> None:
@@ -94,10 +78,11 @@ class MappedRows:
         self.table = table
         self.dtype = dtype
         self.device = device
+        self._bases = {layer: basis.to(device, torch.float32) for layer, basis in table.bases.items()}
 
-    def fetch(self, row_keys_N: Tensor) -> PayloadBatch:
+    def fetch(self, row_keys_N: Tensor) -> TableBatch:
         """Read and verify the batch's rows; raises `RowReadError`."""
         keys_U, inverse_N = np.unique(row_keys_N.cpu().numpy(), return_inverse=True)
-        payload_UR = self.table.read_rows(keys_U)
-        payload_NR = payload_UR[torch.from_numpy(inverse_N)].to(self.device)
-        return PayloadBatch(payload_NR, self.table.geometry, self.dtype)
+        payload_UR = self.table.read_rows(keys_U).to(self.device)
+        layers = LayerReader(self.table.geometry, payload_UR, self._bases)
+        return TableBatch(PickedRows(layers, torch.from_numpy(inverse_N).to(self.device)), self.dtype)

@@ -24,7 +24,8 @@ from paging.errors import (
     TolboothError,
 )
 from paging.format import Manifest
-from paging.geometry import Encoding, Segment, TableGeometry
+from paging.geometry import Segment, TableGeometry
+from paging.layer_encoding import Encoding, LayerEncoding
 from paging.manifest import load_manifest
 from paging.rowfiles import RowPlace
 from paging.writer import TableWriter
@@ -58,6 +59,7 @@ __all__ = [
     "HotSetError",
     "HotSetKeeper",
     "KeysInUseError",
+    "LayerEncoding",
     "LeaseError",
     "LeaseTimeoutError",
     "LeaseTooLargeError",

@@ -25,10 +25,14 @@ def shard_file(index: int, num_shards: int) -> str:
     return f"rows-{index:05d}-of-{num_shards:05d}.safetensors"
 
 
-def auxiliary_tensors(*, num_rows: int, sparse: bool) -> tuple[TensorEntry, ...]:
-    """Return what the auxiliary file of version 1 holds, in order."""
-    checksums = TensorEntry(name=CHECKSUMS, dtype="U64", shape=(num_rows,))
-    return (checksums, TensorEntry(name=IDS, dtype="I64", shape=(num_rows,))) if sparse else (checksums,)
+def auxiliary_tensors(geometry: TableGeometry, *, num_rows: int, sparse: bool) -> tuple[TensorEntry, ...]:
+    """Return what the auxiliary file holds, in order."""
+    tensors = [TensorEntry(name=CHECKSUMS, dtype="U64", shape=(num_rows,))]
+    if sparse:
+        tensors.append(TensorEntry(name=IDS, dtype="I64", shape=(num_rows,)))
+    for layer, rank in geometry.ranks.items():
+        tensors.append(TensorEntry(name=f"basis.{layer}", dtype="BF16", shape=(rank, geometry.hidden_size)))
+    return tuple(tensors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,7 @@ class Manifest:
     geometry: TableGeometry
     """Sizes and the layout of a row."""
     auxiliary: AuxiliaryEntry
-    """Row checksums, and the ids of a sparse table."""
+    """Row checksums, the ids of a sparse table, the bases of layers with a rank."""
     shards: tuple[ShardEntry, ...]
     """Files of rows, in row order, without gap or overlap."""
 
@@ -102,8 +106,9 @@ class Manifest:
         auxiliary = self.auxiliary
         if auxiliary.file != AUXILIARY_FILE:
             raise TableFormatError(f"the auxiliary file is called {auxiliary.file!r:.100}; it must be {AUXILIARY_FILE}")
-        if auxiliary.tensors != auxiliary_tensors(num_rows=self.num_rows, sparse=auxiliary.is_sparse):
-            raise TableFormatError(f"the auxiliary file lists other tensors than {CHECKSUMS} and {IDS} of this table")
+        expected = auxiliary_tensors(self.geometry, num_rows=self.num_rows, sparse=auxiliary.is_sparse)
+        if auxiliary.tensors != expected:
+            raise TableFormatError("the auxiliary file lists other tensors than this table's checksums, ids and bases")
         num_bytes = len(self.auxiliary_header()) + sum(tensor.num_bytes for tensor in auxiliary.tensors)
         if auxiliary.num_bytes != num_bytes:
             raise TableFormatError(f"the auxiliary file has {auxiliary.num_bytes} bytes; its tensors take {num_bytes}")
@@ -124,7 +129,12 @@ class Manifest:
 
     def auxiliary_header(self) -> bytes:
         """Return the first bytes of the auxiliary file; its tensors follow at once."""
-        return auxiliary_header(self.auxiliary.tensors, table_id=self.table_id)
+        return auxiliary_header(self.auxiliary.tensors, version=self.geometry.format_version, table_id=self.table_id)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all files but the manifest's own."""
+        return self.auxiliary.num_bytes + sum(shard.num_bytes for shard in self.shards)
 
 
 def check_num_rows(num_rows: int, geometry: TableGeometry, *, sparse: bool) -> None:

@@ -3,32 +3,18 @@
 Knows arithmetic only; knows nothing of files or tensors, and imports without torch.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from itertools import groupby
+from typing import Self
 
 from paging.errors import TableFormatError
+from paging.layer_encoding import Encoding, LayerEncoding
 
 PAGE_BYTES = 4096
 """What direct reads are best aligned to."""
 SECTOR_BYTES = 512
 """What direct reads must be aligned to."""
-
-
-class Encoding(StrEnum):
-    """How a segment's bytes become values."""
-
-    BF16 = "bf16"
-    FP16 = "fp16"
-    FP32 = "fp32"
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of one value."""
-        return 4 if self is Encoding.FP32 else 2
-
-
-RESERVED_ENCODINGS = ("int8", "int4", "low-rank")
-"""Names that version 1 of the format sets aside; this release neither writes nor reads them."""
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -53,11 +39,33 @@ class Segment:
     num_bytes: int
     """Length in bytes, scales included where an encoding has them."""
     encoding: Encoding
-    """How the bytes become `hidden_size` values."""
+    """The width of the stored values."""
     group_size: int | None = None
-    """Values that share a scale; none in the float encodings."""
+    """Values that share a multiplier, in int4."""
     rank: int | None = None
-    """Values stored instead of `hidden_size`, for low-rank encodings; none in the float encodings."""
+    """Coefficients stored in place of `hidden_size` values; None: the values."""
+
+    @property
+    def kind(self) -> LayerEncoding:
+        """How the bytes become values."""
+        return LayerEncoding(self.encoding, self.group_size, self.rank)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Neighbouring segments of one kind, which are decoded together."""
+
+    kind: LayerEncoding
+    layers: tuple[int, ...]
+    offset: int
+    """First byte within the row."""
+    segment_bytes: int
+    """Bytes of each of them."""
+
+    @property
+    def end(self) -> int:
+        """The byte behind the last one."""
+        return self.offset + len(self.layers) * self.segment_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +94,13 @@ class TableGeometry:
                 raise TableFormatError(f"{where} is out of order or beyond the model's {self.num_layers} layers")
             if segment.offset != end:
                 raise TableFormatError(f"{where} starts at byte {segment.offset}; it must start at {end}")
-            if segment.num_bytes != self.hidden_size * segment.encoding.itemsize:
+            if flaw := segment.kind.flaw(self.hidden_size):
+                raise TableFormatError(f"{where} cannot be {segment.kind}: {flaw}")
+            if segment.num_bytes != (num_bytes := segment.kind.num_bytes(self.hidden_size)):
                 raise TableFormatError(
-                    f"{where} has {segment.num_bytes} bytes; {self.hidden_size} values of {segment.encoding} "
-                    f"take {self.hidden_size * segment.encoding.itemsize}"
+                    f"{where} has {segment.num_bytes} bytes; {self.hidden_size} values as {segment.kind} "
+                    f"take {num_bytes}"
                 )
-            if segment.group_size is not None or segment.rank is not None:
-                raise TableFormatError(f"{where} has a group size or rank; {segment.encoding} takes neither")
             end, last_layer = end + segment.num_bytes, segment.layer
 
     @classmethod
@@ -102,17 +110,36 @@ class TableGeometry:
         hidden_size: int,
         num_layers: int,
         vocab_size: int,
-        encoding: Encoding,
+        encoding: Encoding | LayerEncoding,
         layers: tuple[int, ...] | None = None,
-    ) -> "TableGeometry":
-        """Lay out rows that hold `layers` (all where None), each in the same float encoding."""
-        num_bytes = hidden_size * encoding.itemsize
+    ) -> Self:
+        """Lay out rows that hold `layers` (all where None), each in the same encoding."""
+        kind = encoding if isinstance(encoding, LayerEncoding) else LayerEncoding.plain(encoding)
         kept = tuple(range(num_layers)) if layers is None else layers
-        segments = tuple(
-            Segment(layer=layer, offset=index * num_bytes, num_bytes=num_bytes, encoding=encoding)
-            for index, layer in enumerate(kept)
+        return cls.mixed(
+            hidden_size=hidden_size, num_layers=num_layers, vocab_size=vocab_size, kinds=dict.fromkeys(kept, kind)
         )
-        return cls(hidden_size=hidden_size, num_layers=num_layers, vocab_size=vocab_size, segments=segments)
+
+    @classmethod
+    def mixed(cls, *, hidden_size: int, num_layers: int, vocab_size: int, kinds: Mapping[int, LayerEncoding]) -> Self:
+        """Lay out rows that hold the layers of `kinds`, each as it says; `EncodingError` for what cannot be had."""
+        segments, offset = [], 0
+        for layer in sorted(kinds):
+            kind = kinds[layer]
+            kind.check(hidden_size)
+            num_bytes = kind.num_bytes(hidden_size)
+            segments.append(
+                Segment(
+                    layer=layer,
+                    offset=offset,
+                    num_bytes=num_bytes,
+                    encoding=kind.encoding,
+                    group_size=kind.group_size,
+                    rank=kind.rank,
+                )
+            )
+            offset += num_bytes
+        return cls(hidden_size=hidden_size, num_layers=num_layers, vocab_size=vocab_size, segments=tuple(segments))
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -130,10 +157,48 @@ class TableGeometry:
         return aligned_stride(self.row_bytes)
 
     @property
+    def kinds(self) -> dict[int, LayerEncoding]:
+        """How each kept layer is stored, by layer."""
+        return {segment.layer: segment.kind for segment in self.segments}
+
+    @property
+    def ranks(self) -> dict[int, int]:
+        """The rank of each layer that has a basis, by layer."""
+        return {segment.layer: segment.rank for segment in self.segments if segment.rank is not None}
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The segments in the longest stretches of one kind."""
+        stretches = [(kind, list(stretch)) for kind, stretch in groupby(self.segments, lambda segment: segment.kind)]
+        return tuple(
+            Run(
+                kind=kind,
+                layers=tuple(segment.layer for segment in stretch),
+                offset=stretch[0].offset,
+                segment_bytes=stretch[0].num_bytes,
+            )
+            for kind, stretch in stretches
+        )
+
+    @property
     def encoding(self) -> Encoding | None:
         """The encoding that all segments share, or None where they differ."""
         encodings = {segment.encoding for segment in self.segments}
         return encodings.pop() if len(encodings) == 1 else None
+
+    @property
+    def label(self) -> str:
+        """How layers are stored, in a word or a few: `int8`, or `int8 x 2, int4/32 x 4` where they differ."""
+        kinds = list(self.kinds.values())
+        different = dict.fromkeys(kinds)
+        if len(different) == 1:
+            return str(kinds[0])
+        return ", ".join(f"{kind} x {kinds.count(kind)}" for kind in different)
+
+    @property
+    def format_version(self) -> int:
+        """The version of the format that tables of this geometry are written in."""
+        return 1 if all(segment.kind.is_plain for segment in self.segments) else 2
 
     def segment(self, layer: int) -> Segment:
         """Return the segment of one layer of the model; `KeyError` where the table left that layer out."""

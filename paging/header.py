@@ -12,14 +12,15 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from paging.geometry import PAGE_BYTES, Encoding, TableGeometry, round_up
+from paging.geometry import PAGE_BYTES, TableGeometry, round_up
+from paging.layer_encoding import Encoding
 
 FORMAT = "tolbooth-table"
 """The format's name, in the manifest and in every header."""
-VERSION = 1
-"""The one version of the format that this release writes and reads."""
+VERSIONS = (1, 2)
+"""The versions of the format that this release writes and reads; which one a table has follows from its geometry."""
 
-ROW_DTYPES = {Encoding.BF16: "BF16", Encoding.FP16: "F16", Encoding.FP32: "F32"}
+_ROW_DTYPES = {Encoding.BF16: "BF16", Encoding.FP16: "F16", Encoding.FP32: "F32"}
 _ITEM_BYTES = {"U8": 1, "BF16": 2, "F16": 2, "F32": 4, "I64": 8, "U64": 8}
 
 
@@ -53,13 +54,13 @@ def shard_header(
     geometry: TableGeometry, *, table_id: str, index: int, num_shards: int, first_row: int, num_rows: int
 ) -> bytes:
     """Return the header of one shard, which holds `num_rows` rows from `first_row` on as one tensor `rows`."""
-    dtype = "U8" if geometry.encoding is None else ROW_DTYPES[geometry.encoding]
+    dtype = "U8" if geometry.encoding is None else _ROW_DTYPES.get(geometry.encoding, "U8")
     rows = TensorEntry(name="rows", dtype=dtype, shape=(num_rows, geometry.row_stride // _ITEM_BYTES[dtype]))
     return safetensors_header(
         [rows],
         {
             "format": FORMAT,
-            "version": str(VERSION),
+            "version": str(geometry.format_version),
             "table_id": table_id,
             "shard": str(index),
             "num_shards": str(num_shards),
@@ -69,9 +70,9 @@ def shard_header(
     )
 
 
-def auxiliary_header(tensors: Sequence[TensorEntry], *, table_id: str) -> bytes:
+def auxiliary_header(tensors: Sequence[TensorEntry], *, version: int, table_id: str) -> bytes:
     """Return the header of the auxiliary file."""
-    return safetensors_header(tensors, {"format": FORMAT, "version": str(VERSION), "table_id": table_id})
+    return safetensors_header(tensors, {"format": FORMAT, "version": str(version), "table_id": table_id})
 
 
 def explain_difference(found: bytes, *, table_id: str, index: int) -> str:

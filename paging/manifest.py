@@ -12,8 +12,9 @@ from typing import Any, NoReturn
 from paging.checksum import FILE_DIGEST, ROW_CHECKSUM, file_digest
 from paging.errors import TableFormatError
 from paging.format import MANIFEST_FILE, AuxiliaryEntry, Manifest, ShardEntry
-from paging.geometry import RESERVED_ENCODINGS, Encoding, Segment, TableGeometry
-from paging.header import FORMAT, VERSION, TensorEntry
+from paging.geometry import Segment, TableGeometry
+from paging.header import FORMAT, VERSIONS, TensorEntry
+from paging.layer_encoding import Encoding
 
 _AGAIN = "copy or export the table again"
 _OPTIONAL_INT = (int, type(None))
@@ -54,7 +55,7 @@ def manifest_text(manifest: Manifest) -> str:
     geometry, auxiliary = manifest.geometry, manifest.auxiliary
     values: dict[str, Any] = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": geometry.format_version,
         "table_id": manifest.table_id,
         "fingerprint": manifest.fingerprint,
         "num_rows": manifest.num_rows,
@@ -138,10 +139,10 @@ def _parse(text: str) -> Manifest:
         raise TableFormatError(f"it is not JSON ({error}); {_AGAIN}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise TableFormatError(f"it is not the manifest of a table, whose format is {FORMAT!r}; name a table")
-    if values.get("version") != VERSION or type(values["version"]) is not int:
+    if values.get("version") not in VERSIONS or type(values["version"]) is not int:
         raise TableFormatError(
-            f"version {values.get('version')!r:.20} of the format is unknown, this release reads {VERSION}; "
-            "update tolbooth or export the table again"
+            f"version {values.get('version')!r:.20} of the format is unknown, this release reads "
+            f"{' and '.join(map(str, VERSIONS))}; update tolbooth or export the table again"
         )
     if values.get("manifest_digest") != digest:
         raise TableFormatError(f"its content does not match its own digest, it was changed or damaged; {_AGAIN}")
@@ -161,6 +162,10 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         vocab_size=values["vocab_size"],
         segments=tuple(map(_segment, values["segments"])),
     )
+    if values["version"] != geometry.format_version:
+        raise TableFormatError(
+            f"version is {values['version']}; a table of {geometry.label} is one of version {geometry.format_version}"
+        )
     for key, computed in (("row_bytes", geometry.row_bytes), ("row_stride", geometry.row_stride)):
         if values[key] != computed:
             raise TableFormatError(f"{key} is {values[key]}; the segments give {computed}")
@@ -182,8 +187,6 @@ def _from_values(values: dict[str, Any]) -> Manifest:
 def _segment(values: Any) -> Segment:
     _check_keys(values, _SEGMENT_KEYS, "a segment")
     encoding = values["encoding"]
-    if encoding in RESERVED_ENCODINGS:
-        raise TableFormatError(f"encoding {encoding} needs a later release; update tolbooth or export the table again")
     if encoding not in set(Encoding):
         raise TableFormatError(f"encoding {encoding!r:.50} is unknown; this release reads {', '.join(Encoding)}")
     return Segment(

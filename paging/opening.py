@@ -5,7 +5,7 @@ Knows nothing of rows.
 
 import stat
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,17 @@ from paging.format import Manifest
 from paging.header import explain_difference
 
 _AGAIN = "copy or export the table again"
+
+
+class Auxiliary(NamedTuple):
+    """The tensors of the auxiliary file."""
+
+    checksums: npt.NDArray[np.uint64]
+    """Of each row, [num_rows]."""
+    ids: npt.NDArray[np.int64] | None
+    """Of each row of a sparse table, [num_rows], strictly increasing."""
+    bases: dict[int, npt.NDArray[np.uint16]]
+    """By layer, for those with a rank: [rank, hidden_size], the bits of bf16."""
 
 
 def open_file(path: Path, num_bytes: int) -> IO[bytes]:
@@ -55,8 +66,8 @@ def _check_header(file: IO[bytes], path: Path, manifest: Manifest, index: int) -
         raise TableFormatError(f"{path} is not the shard that the manifest means: {reason}; {_AGAIN}")
 
 
-def read_auxiliary(directory: Path, manifest: Manifest) -> npt.NDArray[np.uint64]:
-    """Return the auxiliary tensors one after another; all are made of 8-byte items in version 1."""
+def read_auxiliary(directory: Path, manifest: Manifest) -> Auxiliary:
+    """Read the auxiliary tensors, checked against the file's digest."""
     entry = manifest.auxiliary
     path = directory / entry.file
     with open_file(path, entry.num_bytes) as file:
@@ -64,12 +75,21 @@ def read_auxiliary(directory: Path, manifest: Manifest) -> npt.NDArray[np.uint64
     header = manifest.auxiliary_header()
     if file_digest(content) != entry.digest or not content.startswith(header):
         raise TableFormatError(f"{path} does not match its digest, it is damaged or of another table; {_AGAIN}")
-    auxiliary = np.frombuffer(content, dtype="<u8", offset=len(header)).astype(np.uint64)
+    num_rows, geometry = manifest.num_rows, manifest.geometry
+    checksums = np.frombuffer(content, dtype="<u8", count=num_rows, offset=len(header)).astype(np.uint64)
+    start, ids = len(header) + checksums.nbytes, None
     if entry.is_sparse:
-        ids = auxiliary[manifest.num_rows :].view(np.int64)
-        if ids[0] < 0 or ids[-1] >= manifest.geometry.vocab_size or (np.diff(ids) <= 0).any():
+        ids = np.frombuffer(content, dtype="<i8", count=num_rows, offset=start).astype(np.int64)
+        start += ids.nbytes
+        if ids[0] < 0 or ids[-1] >= geometry.vocab_size or (np.diff(ids) <= 0).any():
             raise TableFormatError(f"{path}: the ids do not increase strictly within the vocabulary; {_AGAIN}")
-    return auxiliary
+    bases = {}
+    for layer, rank in geometry.ranks.items():
+        count = rank * geometry.hidden_size
+        bits = np.frombuffer(content, dtype="<u2", count=count, offset=start).astype(np.uint16)
+        bases[layer] = bits.reshape(rank, geometry.hidden_size)
+        start += bits.nbytes
+    return Auxiliary(checksums, ids, bases)
 
 
 def _read_exactly(file: IO[bytes], num_bytes: int, path: Path) -> bytes:

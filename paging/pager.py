@@ -20,7 +20,7 @@ Knows row keys, tiers and budgets; knows nothing of tokens, models or requests. 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,7 @@ class Pager:
         geometry: TableGeometry,
         slab: DeviceSlab,
         policy: Policy,
+        bases: Mapping[int, Tensor] | None = None,
         host: HostTier | None = None,
         queue_depth: int | None = None,
         prefetch_share: float = 0.1,
@@ -66,6 +67,7 @@ class Pager:
         """Set up tiers of empty slots; rows come with `attach`.
 
         geometry: of every row that is to be held. policy: of the device tier, for as many slots as the slab has.
+        bases: of the layers with a rank, the same for every row; they stay on the device.
         queue_depth: reads under way at most; None: as many as the storages make use of. prefetch_share: of the slots
         where reads land, for rows not needed yet. min_leasable: slots that pins must leave to leases.
         """
@@ -82,7 +84,7 @@ class Pager:
         )
         self._ahead = Ahead(self._parts)
         self._progress = Progress(self._parts, clock)
-        self._layers = LayerReader(geometry, slab.payload_SR)
+        self._layers = LayerReader(geometry, slab.payload_SR, bases)
         self._queue_depth = queue_depth
         self._clock = clock
         self._slab, self._device, self._admission = slab, self._parts.device, self._parts.admission

@@ -5,7 +5,7 @@ of which the caller waits for; `paging/storage` is what reads many at once. Safe
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,13 +26,15 @@ _READ_ALL_BYTES = 8 * 2**20  # between two calls of `on_progress`
 class Table:
     """A table that is open for reading; made by `Table.open`, ended by `close` or a `with` block."""
 
-    def __init__(self, rows: RowFiles, *, ids: npt.NDArray[np.int64] | None) -> None:
+    def __init__(self, rows: RowFiles, *, ids: npt.NDArray[np.int64] | None, bases: Mapping[int, torch.Tensor]) -> None:
         self.directory = rows.directory
         self.manifest = rows.manifest
         self.checksums = rows.checksums
         """Row checksums, uint64 [num_rows]."""
         self.ids = ids
         """The id of each row, int64 [num_rows], strictly increasing; None where row `i` belongs to id `i`."""
+        self.bases = bases
+        """By layer, for those with a rank: what their coefficients are multiplied by, bf16 [rank, hidden_size]."""
         self._rows = rows
 
     @classmethod
@@ -68,8 +70,8 @@ class Table:
                 f"{manifest.fingerprint}, the model's is {expect_fingerprint}); name this model's table or export one"
             )
         auxiliary = read_auxiliary(directory, manifest)
-        ids = auxiliary[manifest.num_rows :].view(np.int64) if manifest.auxiliary.is_sparse else None
-        return cls(RowFiles.open(directory, manifest, auxiliary[: manifest.num_rows]), ids=ids)
+        bases = {layer: torch.from_numpy(bits).view(torch.bfloat16) for layer, bits in auxiliary.bases.items()}
+        return cls(RowFiles.open(directory, manifest, auxiliary.checksums), ids=auxiliary.ids, bases=bases)
 
     @property
     def geometry(self) -> TableGeometry:

@@ -1,5 +1,7 @@
 """From budgets to a pager: how many slots each tier gets, and where their memory is. Knows devices and sizes."""
 
+from collections.abc import Mapping
+
 import torch
 
 from paging.budget import Budget
@@ -19,6 +21,7 @@ def open_pager(
     geometry: TableGeometry,
     *,
     device_budget: Budget,
+    bases: Mapping[int, torch.Tensor] | None = None,
     host_budget: Budget | None = None,
     device: torch.device | str = "cpu",
     policy: PolicyName = DEFAULT_POLICY,
@@ -27,6 +30,7 @@ def open_pager(
 ) -> Pager:
     """Make a pager for a table, whose rows have their own numbers as keys.
 
+    bases: the table's, where it has any; like everything that is not a slot, beside the budgets.
     host_budget: None is no host tier where there is no GPU, and with one just what reads in flight need. What the
     storage takes for itself counts towards the budget of the tier where its reads land. max_num_seqs: sequences that
     must be able to run at once. Raises `BudgetError` with the number needed where the budgets are too small.
@@ -60,6 +64,7 @@ def open_pager(
         geometry=geometry,
         slab=slab,
         policy=make_policy(policy, num_slots),
+        bases=bases,
         host=host,
         prefetch_share=prefetch_share,
         min_leasable=min(max_num_seqs + 1, num_slots),

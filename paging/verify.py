@@ -58,7 +58,7 @@ def verify_table(directory: Path | str, on_progress: Callable[[int, int], None] 
             fingerprint=manifest.fingerprint,
             num_rows=manifest.num_rows,
             num_shards=len(manifest.shards),
-            num_bytes=manifest.auxiliary.num_bytes + sum(shard.num_bytes for shard in manifest.shards),
+            num_bytes=manifest.num_bytes,
         )
 
 

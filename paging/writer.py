@@ -8,7 +8,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -29,9 +29,10 @@ from paging.format import (
     check_num_rows,
     shard_file,
 )
-from paging.geometry import PAGE_BYTES, TableGeometry
-from paging.header import auxiliary_header, shard_header
+from paging.geometry import TableGeometry
+from paging.header import auxiliary_header
 from paging.manifest import manifest_text
+from paging.shard_plan import DEFAULT_SHARD_BYTES, ShardPlan, table_bytes
 from paging.shards import PIECE_BYTES, ShardFile, allocate, write_file
 from paging.staging import StagingDirectory, remove_debris
 from paging.target import check_replaceable
@@ -39,7 +40,6 @@ from paging.target import check_replaceable
 if TYPE_CHECKING:
     import torch
 
-DEFAULT_SHARD_BYTES = 4 * 2**30
 _MANIFEST_ALLOWANCE = 2**20
 
 
@@ -48,7 +48,8 @@ class TableWriter:
 
     Leaving the block normally completes the table; leaving it by any exception leaves nothing. Rows are numbered from
     0; row `i` belongs to id `i`, or to `ids[i]` where `ids` (int64, strictly increasing) makes the table sparse. An
-    existing table is replaced only with `overwrite`, and only once the new one is complete.
+    existing table is replaced only with `overwrite`, and only once the new one is complete. `bases` are those of the
+    layers that have a rank, bf16 as its bits: uint16 [rank, hidden_size].
 
     Raises `TableWriteError` where something else than a table is in the way, the disk is full or rows are missing,
     `TableFormatError` where the geometry and the numbers do not fit together.
@@ -62,6 +63,7 @@ class TableWriter:
         fingerprint: str,
         num_rows: int,
         ids: npt.NDArray[np.int64] | None = None,
+        bases: Mapping[int, npt.NDArray[np.uint16]] | None = None,
         overwrite: bool = False,
         shard_bytes: int = DEFAULT_SHARD_BYTES,
     ) -> None:
@@ -69,15 +71,16 @@ class TableWriter:
         check_fingerprint(fingerprint)
         if ids is not None:
             _check_ids(ids, num_rows=num_rows, vocab_size=geometry.vocab_size)
+        _check_bases(bases or {}, geometry)
         self.directory = Path(directory)
         self.geometry = geometry
         self.fingerprint = fingerprint
         self.num_rows = num_rows
         self.table_id = secrets.token_hex(16)
         self._ids = ids
+        self._bases = bases or {}
         self._overwrite = overwrite
-        self._rows_per_shard = max(1, (shard_bytes - PAGE_BYTES) // geometry.row_stride)
-        self._num_shards = -(-num_rows // self._rows_per_shard)
+        self._plan = ShardPlan(geometry=geometry, num_rows=num_rows, shard_bytes=shard_bytes)
         self._seed = table_seed(self.table_id)
         self._checksums = np.zeros(num_rows, dtype=np.uint64)
         self._shards: list[ShardEntry] = []
@@ -88,10 +91,8 @@ class TableWriter:
     @property
     def num_bytes(self) -> int:
         """Bytes of the whole table on disk, bar the manifest."""
-        auxiliary = auxiliary_tensors(num_rows=self.num_rows, sparse=self._ids is not None)
-        auxiliary_bytes = len(auxiliary_header(auxiliary, table_id=self.table_id))
-        auxiliary_bytes += sum(tensor.num_bytes for tensor in auxiliary)
-        return auxiliary_bytes + sum(self._shard_size(index) for index in range(self._num_shards))
+        sparse, shard_bytes = self._ids is not None, self._plan.shard_bytes
+        return table_bytes(self.geometry, num_rows=self.num_rows, sparse=sparse, shard_bytes=shard_bytes)
 
     @property
     def num_written(self) -> int:
@@ -105,8 +106,9 @@ class TableWriter:
                 check_replaceable(self.directory, overwrite=self._overwrite)
                 self._staging = StagingDirectory(self.directory)
                 self._check_space(self._staging.path)
-                for index in range(self._num_shards):
-                    allocate(self._staging.path / shard_file(index, self._num_shards), self._shard_size(index))
+                for index in range(self._plan.num_shards):
+                    path = self._staging.path / shard_file(index, self._plan.num_shards)
+                    allocate(path, self._plan.num_bytes(index))
         except BaseException:
             self._discard()
             raise
@@ -158,10 +160,9 @@ class TableWriter:
     def _open_shard(self) -> ShardFile:
         if self._shard is None:
             index = len(self._shards)
-            name = shard_file(index, self._num_shards)
-            num_rows = self._shard_rows(index)
-            self._shard = ShardFile(self._staged / name, first_row=self._next_row, num_rows=num_rows)
-            self._shard.append(memoryview(self._shard_header(index)))
+            name = shard_file(index, self._plan.num_shards)
+            self._shard = ShardFile(self._staged / name, first_row=self._next_row, num_rows=self._plan.rows(index))
+            self._shard.append(memoryview(self._plan.header(index, table_id=self.table_id)))
         return self._shard
 
     def _close_shard(self, shard: ShardFile) -> None:
@@ -202,10 +203,13 @@ class TableWriter:
         self._staging.publish(replace=self._overwrite)
 
     def _write_auxiliary(self) -> AuxiliaryEntry:
-        tensors = auxiliary_tensors(num_rows=self.num_rows, sparse=self._ids is not None)
-        content = auxiliary_header(tensors, table_id=self.table_id) + self._checksums.astype("<u8").tobytes()
+        tensors = auxiliary_tensors(self.geometry, num_rows=self.num_rows, sparse=self._ids is not None)
+        header = auxiliary_header(tensors, version=self.geometry.format_version, table_id=self.table_id)
+        parts = [header, self._checksums.astype("<u8").tobytes()]
         if self._ids is not None:
-            content += self._ids.astype("<i8").tobytes()
+            parts.append(self._ids.astype("<i8").tobytes())
+        parts += [self._bases[layer].astype("<u2").tobytes() for layer in self.geometry.ranks]
+        content = b"".join(parts)
         write_file(self._staged / AUXILIARY_FILE, content)
         return AuxiliaryEntry(file=AUXILIARY_FILE, num_bytes=len(content), digest=file_digest(content), tensors=tensors)
 
@@ -221,22 +225,6 @@ class TableWriter:
     def _staged(self) -> Path:
         assert self._staging is not None, "rows are written inside the writer's `with` block"
         return self._staging.path
-
-    def _shard_rows(self, index: int) -> int:
-        return min(self._rows_per_shard, self.num_rows - index * self._rows_per_shard)
-
-    def _shard_header(self, index: int) -> bytes:
-        return shard_header(
-            self.geometry,
-            table_id=self.table_id,
-            index=index,
-            num_shards=self._num_shards,
-            first_row=index * self._rows_per_shard,
-            num_rows=self._shard_rows(index),
-        )
-
-    def _shard_size(self, index: int) -> int:
-        return len(self._shard_header(index)) + self._shard_rows(index) * self.geometry.row_stride
 
     def _check_space(self, path: Path) -> None:
         if shutil.disk_usage(path).free < self.num_bytes + _MANIFEST_ALLOWANCE:
@@ -273,3 +261,10 @@ def _check_ids(ids: npt.NDArray[np.int64], *, num_rows: int, vocab_size: int) ->
         raise ValueError(f"ids are {ids.dtype} {ids.shape}; they must be int64 ({num_rows},)")
     if ids[0] < 0 or ids[-1] >= vocab_size or (np.diff(ids) <= 0).any():
         raise ValueError(f"ids must increase strictly from 0 or more to less than {vocab_size}")
+
+
+def _check_bases(bases: Mapping[int, npt.NDArray[np.uint16]], geometry: TableGeometry) -> None:
+    found = {layer: (basis.dtype, basis.shape) for layer, basis in bases.items()}
+    expected = {layer: (np.dtype(np.uint16), (rank, geometry.hidden_size)) for layer, rank in geometry.ranks.items()}
+    if found != expected:
+        raise ValueError(f"bases are {found}; they must be {expected}")

@@ -38,7 +38,7 @@ def open_storage(
     if isinstance(table, str | Path):
         directory = Path(table)
         manifest = load_manifest(directory)
-        checksums = read_auxiliary(directory, manifest)[: manifest.num_rows]
+        checksums = read_auxiliary(directory, manifest).checksums
     else:
         directory, manifest, checksums = table.directory, table.manifest, table.checksums
     if kind == "mapped":

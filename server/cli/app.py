@@ -21,6 +21,7 @@ import typer.main
 from paging import TolboothError
 from server.cli.bench import bench
 from server.cli.checkpoints import import_, init
+from server.cli.compress import compress_report, compress_tol
 from server.cli.evaluate import evaluate
 from server.cli.generate import generate
 from server.cli.inspect import inspect_app
@@ -43,6 +44,8 @@ app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("export-tol")(export_tol)
 app.command("verify-tol")(verify_tol)
+app.command("compress-tol")(compress_tol)
+app.command("compress-report")(compress_report)
 app.command("generate")(generate)
 app.command("size")(size)
 app.command("serve")(serve)

@@ -103,9 +103,9 @@ class SampledText:
     documents: list[str]
 
     @classmethod
-    def read(cls, files: list[Path]) -> "SampledText":
+    def read(cls, files: list[Path], *, max_bytes: int = _SAMPLE_BYTES) -> "SampledText":
         """Read as much of the files as is needed; raises `CorpusError`."""
-        documents = list(sample_text(files, max_bytes=_SAMPLE_BYTES, window_bytes=_WINDOW_BYTES))
+        documents = list(sample_text(files, max_bytes=max_bytes, window_bytes=_WINDOW_BYTES))
         if not any(document.strip() for document in documents):
             raise CorpusError(f"{', '.join(map(str, files))} has no text to measure on; give one that says something")
         return cls(files, documents)

@@ -153,7 +153,9 @@ def _open_pager(table: Table, stack: ExitStack, *, num_slots: int, counts_file: 
     """Put a pager over a table, seeded with counts where there are any; what has to be closed goes on the stack."""
     storage = open_storage(table)
     stack.callback(storage.close)
-    pager = open_pager(storage, table.geometry, device_budget=Budget(num_rows=num_slots), device=device)
+    pager = open_pager(
+        storage, table.geometry, bases=table.bases, device_budget=Budget(num_rows=num_slots), device=device
+    )
     stack.callback(pager.close)
     if counts_file.exists():
         counts_V = load_counts(counts_file, num_keys=table.num_rows)
