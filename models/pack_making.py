@@ -89,19 +89,20 @@ class PackMaker:
                 f"the backbone of {tuned} is another than this model's ({backbone}, not {self.base.backbone}); train "
                 "the copy with --memory-only, in the same number format"
             )
+        if ids is not None:
+            self._check_ids(ids)
         rows = RowComputer(tuned, self._geometry.layers)
         if ids is None:
             ids = self._differing(rows, threshold, on_progress)
             if not len(ids):
                 raise PackError(f"no row of {tuned} differs from the table's by more than {threshold:g}")
-        chosen = ids
-        what = f"{len(chosen)} rows of a copy whose memory was trained further (table fingerprint {rows.fingerprint})"
+        what = f"{len(ids)} rows of a copy whose memory was trained further (table fingerprint {rows.fingerprint})"
         return write_pack(
             out,
             name=name,
             base=self.base,
-            ids=chosen,
-            payloads=self._tuned_payloads(rows, chosen, on_progress),
+            ids=ids,
+            payloads=self._tuned_payloads(rows, ids, on_progress),
             description=description,
             history=[what],
             replace=replace,
@@ -161,9 +162,7 @@ class PackMaker:
         ]
         return pack.ids, torch.cat(shares).double().numpy()
 
-    def _differing(
-        self, rows: RowComputer, threshold: float, on_progress: Callable[[int, int], None] | None
-    ) -> Ids:
+    def _differing(self, rows: RowComputer, threshold: float, on_progress: Callable[[int, int], None] | None) -> Ids:
         if not threshold >= 0:
             raise PackError(f"the threshold is {threshold}; it must be at least 0")
         found = []
@@ -183,7 +182,6 @@ class PackMaker:
     def _tuned_payloads(
         self, rows: RowComputer, ids: Ids, on_progress: Callable[[int, int], None] | None
     ) -> Iterator[Tensor]:
-        self._check_ids(ids)
         for start in range(0, self.base.vocab_size, CHUNK_ROWS):
             inside = ids[(ids >= start) & (ids < start + CHUNK_ROWS)] - start
             if len(inside):

@@ -197,8 +197,7 @@ def _check_target(out: Path, *, replace: bool) -> None:
 def _layout(geometry: TableGeometry | None) -> str:
     if geometry is None:
         return "another model's"
-    encodings = sorted({str(segment.encoding) for segment in geometry.segments})
-    return f"{len(geometry.segments)} layers of {geometry.hidden_size} values in {', '.join(encodings)}"
+    return f"{len(geometry.segments)} layers of {geometry.hidden_size} values in {geometry.label}"
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -21,10 +21,9 @@ VECTOR = "vector"
 
 def check_editable(geometry: TableGeometry) -> None:
     """Raise `PackError` for a table whose rows cannot be made one by one."""
-    low_rank = [str(segment.layer) for segment in geometry.segments if segment.rank is not None]
-    if low_rank:
+    if geometry.ranks:
         raise PackError(
-            f"the table's layers {', '.join(low_rank)} are low-rank: their rows share a basis that a pack cannot "
+            f"the table's layers {', '.join(map(str, geometry.ranks))} are low-rank: their rows share a basis that a pack cannot "
             "extend; make the pack over a table in another encoding, and serve it over that"
         )
 

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 _MOST_SHOWN = 20
 """Rows that `show` lists."""
 
-pack = typer.Typer(help="Make, change and look at memory packs: rows that lie over a model's table.", no_args_is_help=True)
+pack = typer.Typer(
+    help="Make, change and look at memory packs: rows that lie over a model's table.", no_args_is_help=True
+)
 
 PackArgument = Annotated[Path, typer.Argument(metavar="PACK", help="The pack's directory.")]
 BaseOption = Annotated[
@@ -86,7 +88,8 @@ def edit(
     directory: PackArgument,
     *,
     token: Annotated[
-        list[str], typer.Option(metavar="TEXT", help='The token: its text, such as " Paris", or its id as #17; repeatable.')
+        list[str],
+        typer.Option(metavar="TEXT", help='The token: its text, such as " Paris", or its id as #17; repeatable.'),
     ],
     layer: Annotated[
         list[int] | None, typer.Option(min=0, help="The layer; again for more.", show_default="all of the table's")
@@ -100,7 +103,9 @@ def edit(
     weight: Annotated[float | None, typer.Option(help="Factor for what is added.", show_default="1")] = None,
     model: BaseOption = None,
     table: TableOption = None,
-    name: Annotated[str | None, typer.Option(help="The pack's name.", show_default="as it is, or the directory's")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The pack's name.", show_default="as it is, or the directory's")
+    ] = None,
     description: Annotated[str | None, typer.Option(help="What the pack is for.", show_default="as it is")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -142,7 +147,9 @@ def show(
     *,
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="MODEL", help="Compare with this model's table, and name tokens by their text."),
+        typer.Option(
+            "--model", metavar="MODEL", help="Compare with this model's table, and name tokens by their text."
+        ),
     ] = None,
     table: TableOption = None,
     json: JsonOption = False,
@@ -171,7 +178,11 @@ def show(
         print_table(
             headers,
             [
-                [repr(row["token"]), str(row["id"]), *("new" if share is None else f"{share:.1%}" for share in row["change"])]
+                [
+                    repr(row["token"]),
+                    str(row["id"]),
+                    *("new" if share is None else f"{share:.1%}" for share in row["change"]),
+                ]
                 for row in changes["most_changed"]
             ],
         )
@@ -236,7 +247,7 @@ def _facts(directory: Path, opened: "Pack") -> dict[str, Any]:
         "description": card.description,
         "rows": len(opened.ids),
         "bytes": len(opened.ids) * geometry.row_bytes,
-        "encoding": str(geometry.encoding or "mixed"),
+        "encoding": geometry.label,
         "backbone": card.backbone,
         "base": card.base,
         "table_id": card.table_id,

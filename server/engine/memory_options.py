@@ -60,7 +60,9 @@ class LayerShares:
 
 def _per_layer(alpha: Sequence[float], num_layers: int, name: str) -> tuple[float, ...]:
     if len(alpha) not in {1, num_layers}:
-        raise RequestError(f"{name} has {len(alpha)} numbers; give one, or one for each of {num_layers} layers", param=name)
+        raise RequestError(
+            f"{name} has {len(alpha)} numbers; give one, or one for each of {num_layers} layers", param=name
+        )
     for share in alpha:
         if not (math.isfinite(share) and 0 <= share <= MAX_ALPHA):
             raise RequestError(f"{name} has the value {share:g}; it must be from 0 to {MAX_ALPHA:g}", param=name)

@@ -122,7 +122,9 @@ def pack_directory(folder: str | None, path: str) -> Path:
     Nothing outside the folder can be named, neither by `..` nor by symbolic links.
     """
     if folder is None:
-        raise invalid("this server loads no packs at run time; its operator names their folder with --packs-dir", param="path")
+        raise invalid(
+            "this server loads no packs at run time; its operator names their folder with --packs-dir", param="path"
+        )
     inside = Path(path)
     if not path or "\0" in path or inside.is_absolute() or ".." in inside.parts:
         raise invalid("path must be the path of a pack below the server's folder of packs", param="path")
