@@ -1,7 +1,7 @@
 """What the engine can be asked beside requests, and what it answers: typed messages that can cross a socket.
 
-A question is answered between two steps, by `server/engine/answers.py`, so nothing that takes long is done for one: what
-takes long is begun, and further questions tell how far it is. What cannot be done is a `RequestError` or a
+A question is answered between two steps, by `server/engine/answers.py`, so nothing that takes long is done for one:
+what takes long is begun, and further questions tell how far it is. What cannot be done is a `RequestError` or a
 `QueueFullError`. A question names the type of its answer; both stand in the unions at the end.
 """
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import assert_never
 
 import numpy as np
+import numpy.typing as npt
 
 from paging.keys import Keys
 from paging.pager import Pager
@@ -42,7 +43,7 @@ class RowAnswers:
         self._pager = pager
         self._vocab_size = vocab_size
 
-    def answer(self, question: RowQuestion) -> RowAnswer:
+    def answer(self, question: RowQuestion) -> RowAnswer:  # noqa: PLR0911 an answer for each question
         """Return the answer; raises `RequestError` or `QueueFullError` for what cannot be done."""
         match question:
             case ListPinnedRows():
@@ -95,7 +96,8 @@ def row_map(there: Residency, vocab_size: int, most_cells: int) -> RowMap:
 
     def share(keys: Keys) -> bytes:
         counts_C = np.bincount(keys[keys < vocab_size] // ids_per_cell, minlength=num_cells)
-        return (-(-counts_C * _MOST // rows_C)).astype(np.uint8).tobytes()
+        shares_C: npt.NDArray[np.int64] = -(-counts_C * _MOST // rows_C)
+        return shares_C.astype(np.uint8).tobytes()
 
     # The hottest come first: where a row stands among them says more than its heat, which spans orders of magnitude.
     keys = there.device_keys

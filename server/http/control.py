@@ -1,10 +1,10 @@
 """Who may change how the server works, beside using it.
 
-| keys that the server has | who may                                                                                    |
-|--------------------------|--------------------------------------------------------------------------------------------|
-| an admin key             | whoever sends it                                                                           |
-| API keys alone           | nobody                                                                                     |
-| none                     | programs on the same machine, where the server listens to nobody else (a loopback address) |
+| keys that the server has | who may                                                                       |
+|--------------------------|-------------------------------------------------------------------------------|
+| an admin key             | whoever sends it                                                              |
+| API keys alone           | nobody                                                                        |
+| none                     | programs on the same machine, where the server listens to a loopback address  |
 
 In the last case a web page that a person on that machine looks at could send requests too. Browsers say of such a
 request which page it is from, and by which name they found the server: both must be the server itself.

@@ -98,7 +98,6 @@ class ApiError(Exception):
             )
         )
 
-
     @property
     def label(self) -> str:
         """What the error is counted by."""
@@ -133,7 +132,7 @@ def engine_failed(message: str) -> ApiError:
     return ApiError(500, message, type="server_error", code="engine_error")
 
 
-def as_api_error(error: Exception) -> ApiError | None:
+def as_api_error(error: Exception) -> ApiError | None:  # noqa: PLR0911 an answer for each error
     """Return what a client is told of an error that a person may see; None for one that is a fault of ours."""
     match error:
         case ApiError():

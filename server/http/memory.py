@@ -25,7 +25,7 @@ from server.http.memory_messages import (
     Warmed,
     WarmRequest,
 )
-from server.http.memory_state import is_paged, memory_state, pin_state
+from server.http.memory_state import is_paged, memory_state, pin_state, whole
 from server.http.openapi import describe
 from server.http.paths import MEMORY
 from server.http.prompts import encode_prompts
@@ -60,8 +60,7 @@ def memory_router(service: Service) -> APIRouter:  # noqa: C901 one function for
 
     async def draw_curve() -> HitRateCurve:
         info = _paged_info(service)
-        present_rows = engine.stats.memory.get("device_slots", 0) if engine.stats is not None else 0
-        assert isinstance(present_rows, int), "a number of slots"
+        present_rows = 0 if engine.stats is None else whole(engine.stats.memory, "device_slots")
         return await curve_of_recent_ids(
             engine, vocab_size=info.vocab_size, present_rows=present_rows, timeout=_SECONDS
         )
@@ -72,7 +71,9 @@ def memory_router(service: Service) -> APIRouter:  # noqa: C901 one function for
     @router.get(MEMORY, **describe("Tell how the row memory stands.", None, MemoryState))
     async def memory() -> Response:
         info = _ready_info(service)
-        wishes = await engine.ask(DescribeRowWishes(), _SECONDS) if is_paged(info) else None
+        wishes = None
+        if is_paged(info):
+            wishes = await engine.ask(DescribeRowWishes(), _SECONDS)
         stats = await engine.refresh_stats(_SECONDS)
         if stats is None:
             raise EngineUnavailableError("the engine has not told its figures yet", retry_after=1.0)

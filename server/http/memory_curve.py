@@ -18,7 +18,11 @@ _MOST_IDS = 32_768
 
 
 async def curve_of_recent_ids(
-    engine: EngineClient, *, vocab_size: int, present_rows: int, timeout: float  # noqa: ASYNC109 the engine's own
+    engine: EngineClient,
+    *,
+    vocab_size: int,
+    present_rows: int,
+    timeout: float,  # noqa: ASYNC109 the engine's own
 ) -> HitRateCurve:
     """Ask the engine for the latest ids and simulate tiers of some sizes, the present one among them."""
     recent = await engine.ask(ListRecentRows(most=_MOST_IDS), timeout)

@@ -79,10 +79,10 @@ def _tiers(memory: Mapping[str, Any], table: TableFacts) -> list[TierState]:
     device, host = (
         TierState(
             tier=tier,
-            rows=_whole(memory, f"{tier}_rows"),
-            capacity_rows=_whole(memory, f"{tier}_slots"),
-            bytes=_whole(memory, f"{tier}_bytes"),
-            leased_rows=_whole(memory, f"{tier}_leased_rows"),
+            rows=whole(memory, f"{tier}_rows"),
+            capacity_rows=whole(memory, f"{tier}_slots"),
+            bytes=whole(memory, f"{tier}_bytes"),
+            leased_rows=whole(memory, f"{tier}_leased_rows"),
         )
         for tier in ("device", "host")
     )
@@ -100,11 +100,11 @@ def _totals(stats: EngineStats) -> MemoryTotals:
         device_hits=stats.row_device_hits,
         host_hits=stats.row_host_hits,
         major_faults=stats.row_major_faults,
-        read_bytes=_whole(memory, "bytes_read"),
-        device_evictions=_whole(memory, "device_evictions"),
-        host_evictions=_whole(memory, "host_evictions"),
-        prefetched_rows=_whole(memory, "prefetched_rows"),
-        prefetched_rows_used=_whole(memory, "prefetched_used_rows"),
+        read_bytes=whole(memory, "bytes_read"),
+        device_evictions=whole(memory, "device_evictions"),
+        host_evictions=whole(memory, "host_evictions"),
+        prefetched_rows=whole(memory, "prefetched_rows"),
+        prefetched_rows_used=whole(memory, "prefetched_used_rows"),
         read_errors=sum(errors.values()) if isinstance(errors, Mapping) else 0,
         stall_seconds=stats.stall_seconds,
         prompt_tokens=stats.prompt_tokens,
@@ -118,7 +118,7 @@ def _rates(stats: EngineStats, before: Before | None) -> MemoryRates:
     seconds = 0.0 if before is None else before.seconds
 
     def gained(*names: str) -> float:
-        return sum(getattr(totals, name) - getattr(earlier, name) for name in names)
+        return float(sum(getattr(totals, name) - getattr(earlier, name) for name in names))
 
     def rate(*names: str) -> float:
         return gained(*names) / seconds if seconds else 0.0
@@ -138,6 +138,7 @@ def _rates(stats: EngineStats, before: Before | None) -> MemoryRates:
     )
 
 
-def _whole(memory: Mapping[str, float | Sequence[int] | Mapping[str, int]], name: str) -> int:
+def whole(memory: Mapping[str, float | Sequence[int] | Mapping[str, int]], name: str) -> int:
+    """Return one of the pager's figures, 0 where nothing is paged; as a number it has crossed the socket as a float."""
     value = memory.get(name, 0)
     return int(value) if isinstance(value, int | float) else 0

@@ -45,7 +45,9 @@ class OpenQuestions:
             async with asyncio.timeout(timeout):
                 return cast("AnswerT", await answer)
         except TimeoutError:
-            raise NoAnswerError(f"the engine did not answer within {timeout:g} s; it is busy, try again later") from None
+            raise NoAnswerError(
+                f"the engine did not answer within {timeout:g} s; it is busy, try again later"
+            ) from None
         finally:
             del self._open[ask_id]
 

@@ -46,7 +46,9 @@ async def test_what_the_engine_has_no_room_for_is_refused_as_in_process(client):
         await client.ask(WarmRows(token_ids=[1]), PATIENCE)
 
 
-@pytest.mark.parametrize(("question", "match"), [(Unknown(), "unknown"), (PinRows(token_ids=["one"]), "Expected `int`")])
+@pytest.mark.parametrize(
+    ("question", "match"), [(Unknown(), "unknown"), (PinRows(token_ids=["one"]), "Expected `int`")]
+)
 async def test_a_question_that_is_none_disturbs_nothing_else(client, question, match):
     async with client.submit(request(kind=HOLD)) as other:
         await anext(other)
