@@ -46,7 +46,7 @@ class Arrivals(NamedTuple):
 
 
 class _Copying(NamedTuple):
-    """Rows on their way to the device, which counts them as ready; they are there once their copy is seen to be done."""
+    """Rows on their way to the device, where they count as ready; they are there once their copy is done."""
 
     copy: Copy
     host_slots: Slots

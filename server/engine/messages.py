@@ -13,7 +13,6 @@ from paging.stats import Level
 from server.engine.memory_options import MemoryOptions
 from server.engine.params import SamplingParams
 
-
 BATCH_SIZES = tuple(2**power for power in range(11))
 """Upper bounds by which steps are counted: 1, 2, 4, ... 1024 sequences."""
 

@@ -8,7 +8,7 @@ class Distribution:
     """How many observations there were up to each bound, how many above the last, and their sum."""
 
     def __init__(self, bounds: Sequence[float], counts: Sequence[int] = (), total: float = 0.0) -> None:
-        """`counts`: of what was observed already, one for each bound and one above; none where nothing was."""
+        """Begin with what was observed already: a count for each bound and one above, or none."""
         self.counts = [*counts] or [0] * (len(bounds) + 1)
         self.sum = total
         self._bounds = bounds

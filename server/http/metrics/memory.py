@@ -58,7 +58,7 @@ MEMORY_FAMILIES: tuple[AnyFamily, ...] = (
         name="tol_row_hits_total",
         kind=Kind.COUNTER,
         unit="token positions",
-        text="Those of them whose row was in this tier when it was first asked for; hits in the host tier are minor faults.",
+        text="Those of them whose row was in this tier when first asked for; hits in the host tier are minor faults.",
         labels={"tier": _CACHES},
         read=lambda sources: {
             (Tier.DEVICE,): sources.stats.row_device_hits,
@@ -188,7 +188,7 @@ MEMORY_FAMILIES: tuple[AnyFamily, ...] = (
         name="tol_table_info",
         kind=Kind.GAUGE,
         unit="",
-        text="Always 1; the labels say what table is served, how it is read and which policy evicts. None without a table.",
+        text="Always 1; the labels say what table is served, how it is read and which policy evicts; none without one.",
         labels=dict.fromkeys(_TABLE_FACTS, ()),
         read=_table_info,
     ),

@@ -27,7 +27,7 @@ class RouteMetrics:
     def declare(self, routes: Sequence[Route]) -> None:
         """Name the routes that there are; once, before any request."""
         self._routes = [*routes]
-        templates = sorted({route.path_format for route in routes}) + [OTHER]
+        templates = [*sorted({route.path_format for route in routes}), OTHER]
         self.counts = {(template, status): 0 for template in templates for status in STATUSES}
 
     def template_of(self, scope: Scope) -> str:

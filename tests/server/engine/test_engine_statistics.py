@@ -64,7 +64,8 @@ def test_requests_have_together_what_the_engine_counts(small_model, options):
         asked = [request(f"r{number}", [number % 4 + 1] * 9 + [number], max_tokens=8, n=2) for number in range(12)]
         uses = [message.memory for message in run_all(engine, *asked).finished.values()]
         found = rows_of(engine.stats())
-    assert found == tuple(sum(getattr(use, name) for use in uses) for name in ("device_hits", "host_hits", "major_faults"))
+    names = ("device_hits", "host_hits", "major_faults")
+    assert found == tuple(sum(getattr(use, name) for use in uses) for name in names)
 
 
 @pytest.mark.parametrize("memory", ["resident", "mapped", "computed"])

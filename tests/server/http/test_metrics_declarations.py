@@ -23,7 +23,7 @@ UNITS = {"seconds": "seconds", "bytes": "bytes", "ratio": "ratio"}
 def documented():
     """The rows of the page: name, type, labels and unit."""
     text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines()]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
     return {tuple(each[:4]) for each in cells if len(each) == 5 and each[0].startswith(f"`{PREFIX}")}
 
 

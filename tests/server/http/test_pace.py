@@ -19,8 +19,8 @@ class Watched:
     def step(self, seconds, **tokens):
         """So many seconds later choices have gained so many tokens: `c0=1`."""
         self.now += seconds
-        gains = [(name, count) for name, count in tokens.items()]
-        self.pace.note([(SimpleNamespace(index=int(name[1:])), SimpleNamespace(num_tokens=n)) for name, n in gains])
+        gains = [(int(name[1:]), count) for name, count in tokens.items()]
+        self.pace.note([(SimpleNamespace(index=index), SimpleNamespace(num_tokens=n)) for index, n in gains])
 
     @property
     def distances(self):

@@ -1,5 +1,7 @@
 """Metrics of a server whose engine dies: no counter falls, and nothing is told of an engine that is gone."""
 
+from itertools import pairwise
+
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -45,7 +47,7 @@ async def test_no_counter_falls_when_the_engine_dies(client):
         seen.append(figures(client))
         await client.wait_ready(PATIENCE)
         seen.append(figures(client))
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in pairwise(seen):
         assert before.keys() <= after.keys()
         assert all(value <= after[name] for name, value in counters(before).items())
     assert [[15], [15], [3]] == [
