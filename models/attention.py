@@ -9,7 +9,7 @@ heads, D head dimension, B blocks per sequence, Q new positions of a sequence, C
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -49,7 +49,7 @@ class PagedContext:
     """New tokens of sequences whose earlier keys and values are in a `KVCache`: generation and serving.
 
     On a GPU all sequences that take one token each attend in one call, over gathered copies of their blocks. On the CPU
-    a copy costs more than a call, so each sequence reads its keys and values where they lie.
+    a copy costs more than a call, so each sequence reads its keys and values where they lie, in one piece or several.
     """
 
     cache: KVCache
@@ -66,10 +66,17 @@ class PagedContext:
         self.cache.write(layer, self.slot_mapping, k_NGD, v_NGD)
         if q_NHD.is_cuda and self.is_decode:
             return self._decode_together(layer, q_NHD)
-        out_NHD = torch.empty_like(q_NHD)
-        for index, (start, stop) in enumerate(pairwise(self.query_starts)):
-            out_NHD[start:stop] = self._attend_one(layer, index, q_NHD[start:stop])
-        return out_NHD
+        head_dim = q_NHD.shape[-1]
+        q_1HND = _padded_to(q_NHD, self.cache.keys.shape[-1]).transpose(0, 1)[None]
+        parts_1HQD = torch.split(q_1HND, list(self.query_lengths), dim=2)
+        out_1HND = torch.cat(
+            [
+                _attend_pieces(q_1HQD, self.cache.read(layer, spans), mask=mask, scale=head_dim**-0.5)
+                for q_1HQD, spans, mask in zip(parts_1HQD, self._spans, self._masks, strict=True)
+            ],
+            dim=2,
+        )
+        return out_1HND[0].transpose(0, 1)[..., :head_dim]
 
     @property
     def is_decode(self) -> bool:
@@ -126,33 +133,57 @@ class PagedContext:
     def _decode_together(self, layer: int, q_SHD: Tensor) -> Tensor:
         """One new token per sequence: all of them in one call, shorter contexts masked."""
         blocks_SB, is_held_SC = self._padded
-        k_SCGD, v_SCGD = self.cache.gather(layer, blocks_SB)
+        k_SGCD, v_SGCD = self.cache.gather(layer, blocks_SB)
         # A weight of 0 does not silence what another sequence left there, if that is not finite: 0 * NaN is NaN.
-        for read_SCGD in (k_SCGD, v_SCGD):
-            read_SCGD.masked_fill_(~is_held_SC[:, :, None, None], 0)
-        return _sdpa(q_SHD.unsqueeze(1), k_SCGD, v_SCGD, mask=is_held_SC[:, None, None], is_causal=False).squeeze(1)
-
-    def _attend_one(self, layer: int, index: int, q_QHD: Tensor) -> Tensor:
-        k_CGD, v_CGD = self.cache.read(layer, self._spans[index])
-        is_whole = 1 < len(q_QHD) == len(k_CGD)
-        return _sdpa(q_QHD[None], k_CGD[None], v_CGD[None], mask=self._masks[index], is_causal=is_whole)[0]
+        for read_SGCD in (k_SGCD, v_SGCD):
+            read_SGCD.masked_fill_(~is_held_SC[:, None, :, None], 0)
+        out_SH1D = _sdpa(
+            _padded_to(q_SHD, k_SGCD.shape[-1]).unsqueeze(2),
+            k_SGCD,
+            v_SGCD,
+            mask=is_held_SC[:, None, None],
+            scale=q_SHD.shape[-1] ** -0.5,
+        )
+        return out_SH1D.squeeze(2)[..., : q_SHD.shape[-1]]
 
 
 def _causal(q_STHD: Tensor, k_STGD: Tensor, v_STGD: Tensor) -> Tensor:
-    return _sdpa(q_STHD, k_STGD, v_STGD, mask=None, is_causal=True)
+    """Attention of whole sequences to themselves, [S, T, H, D]."""
+    q_SHTD, k_SGTD, v_SGTD = (x.transpose(1, 2) for x in (q_STHD, k_STGD, v_STGD))
+    return _sdpa(q_SHTD, k_SGTD, v_SGTD, mask=None, scale=q_STHD.shape[-1] ** -0.5).transpose(1, 2)
 
 
-def _sdpa(q_SQHD: Tensor, k_SCGD: Tensor, v_SCGD: Tensor, *, mask: Tensor | None, is_causal: bool) -> Tensor:
-    """PyTorch's attention on [S, positions, heads, D]; queries narrower than the store are padded with zeros."""
-    head_dim, stored_dim = q_SQHD.shape[-1], k_SCGD.shape[-1]
-    q = F.pad(q_SQHD, (0, stored_dim - head_dim)) if stored_dim > head_dim else q_SQHD
-    out_SHQD = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k_SCGD.to(q.dtype).transpose(1, 2),
-        v_SCGD.to(q.dtype).transpose(1, 2),
+def _attend_pieces(q_1HQD: Tensor, pieces: list[tuple[Tensor, Tensor]], *, mask: Tensor | None, scale: float) -> Tensor:
+    """Attention of one sequence to keys and values in one piece or several, each [1, G, C, D]; returns [1, H, Q, D]."""
+    if len(pieces) == 1:
+        return _sdpa(q_1HQD, *pieces[0], mask=mask, scale=scale)
+    if q_1HQD.shape[2] > 1:
+        k_1GCD, v_1GCD = (torch.cat(parts, dim=2) for parts in zip(*pieces, strict=True))
+        return _sdpa(q_1HQD, k_1GCD, v_1GCD, mask=mask, scale=scale)
+    # For one query a copy of all that it reads would be most of the work; the scores are little.
+    q_1GRD = q_1HQD.view(1, pieces[0][0].shape[1], -1, q_1HQD.shape[-1])
+    scores = [q_1GRD @ k_1GCD.to(q_1GRD.dtype).transpose(2, 3) for k_1GCD, _ in pieces]
+    weights_1GRC = (torch.cat(scores, dim=-1) * scale).softmax(dim=-1)
+    shares = torch.split(weights_1GRC, [k_1GCD.shape[2] for k_1GCD, _ in pieces], dim=-1)
+    parts_1GRD = [share_1GRC @ v_1GCD.to(q_1GRD.dtype) for share_1GRC, (_, v_1GCD) in zip(shares, pieces, strict=True)]
+    return torch.stack(parts_1GRD).sum(dim=0).view(q_1HQD.shape)
+
+
+def _sdpa(q_SHQD: Tensor, k_SGCD: Tensor, v_SGCD: Tensor, *, mask: Tensor | None, scale: float) -> Tensor:
+    """PyTorch's attention, [S, H, Q, D]; causal where there are as many positions as queries, and more than one."""
+    if k_SGCD.dtype is not q_SHQD.dtype:
+        k_SGCD, v_SGCD = k_SGCD.to(q_SHQD.dtype), v_SGCD.to(q_SHQD.dtype)
+    return F.scaled_dot_product_attention(
+        q_SHQD,
+        k_SGCD,
+        v_SGCD,
         attn_mask=mask,
-        is_causal=is_causal,
-        scale=head_dim**-0.5,
-        enable_gqa=q.shape[2] != k_SCGD.shape[2],
+        is_causal=mask is None and 1 < q_SHQD.shape[2] == k_SGCD.shape[2],
+        scale=scale,
+        enable_gqa=q_SHQD.shape[1] != k_SGCD.shape[1],
     )
-    return out_SHQD.transpose(1, 2)[..., :head_dim]
+
+
+def _padded_to(q: Tensor, stored_dim: int) -> Tensor:
+    """Return queries with zeros up to the width of what is stored."""
+    return F.pad(q, (0, stored_dim - q.shape[-1])) if stored_dim > q.shape[-1] else q

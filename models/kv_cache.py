@@ -2,8 +2,8 @@
 
 Knows blocks, slots and layers. Which block belongs to whom, and who attends to what, is decided elsewhere.
 
-Shape legend: N tokens of the batch, L layers, G key/value heads, D head dimension, P positions per block, C positions
-of a sequence's context.
+Shape legend: N tokens of the batch, S sequences, L layers, G key/value heads, D head dimension, B blocks of a sequence,
+P positions per block, C positions of a sequence's context.
 """
 
 from collections.abc import Iterable
@@ -17,9 +17,10 @@ from models.config import ModelConfig, round_up
 class KVCache:
     """Keys and values of all layers in blocks of `block_size` positions.
 
-    `keys` and `values` are [L, num_blocks, P, G, D'], D' being the head dimension rounded up to a multiple of
+    `keys` and `values` are [L, G, num_blocks, P, D'], D' being the head dimension rounded up to a multiple of
     `head_dim_multiple` (fast kernels want 8 or more; head dimensions of 60 and 100 occur). The padding is zero.
-    Slot `block * P + offset` holds one position.
+    Slot `block * P + offset` holds one position. Heads are outermost because attention reads one head after another:
+    what it reads of neighbouring blocks then lies in one piece (on a CPU it takes a quarter less time).
     """
 
     def __init__(
@@ -36,13 +37,17 @@ class KVCache:
         self.head_dim = config.head_dim
         shape = (
             config.num_hidden_layers,
+            config.num_key_value_heads,
             num_blocks,
             block_size,
-            config.num_key_value_heads,
             round_up(config.head_dim, head_dim_multiple),
         )
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
+        # Views made once: a step reads many short pieces, and what is said of each should cost little.
+        self._slots_1GSD = [
+            [store[layer].flatten(1, 2)[None] for store in (self.keys, self.values)] for layer in range(len(self.keys))
+        ]
 
     @staticmethod
     def block_bytes(config: ModelConfig, *, block_size: int, head_dim_multiple: int, dtype: torch.dtype) -> int:
@@ -54,28 +59,28 @@ class KVCache:
     @property
     def num_blocks(self) -> int:
         """Blocks there are."""
-        return self.keys.shape[1]
+        return self.keys.shape[2]
 
     def write(self, layer: int, slot_mapping_N: Tensor, k_NGD: Tensor, v_NGD: Tensor) -> None:
         """Put one layer's keys and values into their slots."""
-        for store, new in ((self.keys, k_NGD), (self.values, v_NGD)):
-            store[layer].flatten(0, 1)[slot_mapping_N, :, : self.head_dim] = new.to(store.dtype)
+        for store_1GSD, new_NGD in zip(self._slots_1GSD[layer], (k_NGD, v_NGD), strict=True):
+            new_GND = new_NGD.to(store_1GSD.dtype).transpose(0, 1)
+            if store_1GSD.shape[-1] == self.head_dim:
+                store_1GSD[0][:, slot_mapping_N] = new_GND
+            else:
+                store_1GSD[0][:, slot_mapping_N, : self.head_dim] = new_GND
 
-    def gather(self, layer: int, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        """Return copies of the keys and values of the blocks named: blocks [..., B] -> [..., B * P, G, D']."""
-        return (
-            self.keys[layer][blocks].flatten(-4, -3),
-            self.values[layer][blocks].flatten(-4, -3),
-        )
-
-    def read(self, layer: int, spans: list[range]) -> tuple[Tensor, Tensor]:
-        """Return the keys and values of spans of slots, one after another, [C, G, D']; a view where it is one span."""
-        stores = self.keys[layer].flatten(0, 1), self.values[layer].flatten(0, 1)
-        if len(spans) == 1:
-            (span,) = spans
-            return stores[0][span.start : span.stop], stores[1][span.start : span.stop]
-        keys, values = (torch.cat([store[span.start : span.stop] for span in spans]) for store in stores)
+    def gather(self, layer: int, blocks_SB: Tensor) -> tuple[Tensor, Tensor]:
+        """Return copies of the keys and values of the blocks named, [S, G, B * P, D']."""
+        keys, values = (store[layer][:, blocks_SB].transpose(0, 1).flatten(2, 3) for store in (self.keys, self.values))
         return keys, values
+
+    def read(self, layer: int, spans: list[range]) -> list[tuple[Tensor, Tensor]]:
+        """Return the keys and values of each span of slots, views of [1, G, C, D']."""
+        keys_1GSD, values_1GSD = self._slots_1GSD[layer]
+        return [
+            (keys_1GSD.narrow(2, span.start, len(span)), values_1GSD.narrow(2, span.start, len(span))) for span in spans
+        ]
 
 
 class BlockTable:

@@ -12,15 +12,13 @@ A block is in one of three states:
 """
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 _DIGEST_BYTES = 16
-_FORGET_AT_ONCE = 64
-"""Cached blocks given up together: the oldest were one sequence's and lie side by side, so a run of blanks results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,22 +52,27 @@ class BlockPool:
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
-        self.num_blank = num_blocks
         self._num_holders = [0] * num_blocks
-        self._is_blank = np.ones(num_blocks, dtype=np.bool_)
-        self._cached: OrderedDict[int, None] = OrderedDict()  # blocks that nobody holds, the longest unused first
+        self._is_held = np.zeros(num_blocks, dtype=np.bool_)
+        self._released_at = np.zeros(num_blocks, dtype=np.int64)
+        """When a cached block was released last, by a clock that counts releases; 0 of blank blocks."""
+        self._clock = 0
+        self._num_held = 0
+        self._num_cached = 0
+        self._room_behind: dict[int, int] = {}
+        """Blocks that the sequence which ends in a block is likely to grow by; others begin elsewhere if they can."""
         self._digest_of: dict[int, bytes] = {}
         self._block_of: dict[bytes, int] = {}
 
     @property
     def num_free(self) -> int:
         """Blocks that can be allocated: blank and cached ones."""
-        return self.num_blank + len(self._cached)
+        return self.num_blocks - self._num_held
 
     @property
     def num_held(self) -> int:
         """Blocks that sequences hold."""
-        return self.num_blocks - self.num_free
+        return self._num_held
 
     def match(self, digests: Iterable[bytes]) -> list[int]:
         """Return the blocks of the longest prefix that is there; hold them before anything is allocated."""
@@ -88,24 +91,32 @@ class BlockPool:
     def hold(self, blocks: Iterable[int]) -> None:
         """Hold blocks that `match` found."""
         for block in blocks:
+            if not self._num_holders[block]:
+                self._is_held[block] = True
+                self._num_held += 1
+                self._num_cached -= block in self._digest_of
             self._num_holders[block] += 1
-            self._cached.pop(block, None)
 
-    def allocate(self, count: int, *, after: int | None = None) -> list[int]:
-        """Return so many blocks, at most `num_free`, held; behind the block `after`, side by side where possible."""
+    def allocate(self, count: int, *, after: int | None = None, room: int = 0) -> list[int]:
+        """Return so many blocks, at most `num_free`, held; behind the block `after`, side by side where possible.
+
+        room: blocks that are likely to be asked for behind these. What is read in one piece is read without a copy, so
+        a run is worth more than to forget in the exact order of age: the run is taken whose content is oldest.
+        """
         assert count <= self.num_free, "callers ask for what is free"
-        if self.num_blank < count:
-            self._forget(max(count - self.num_blank, min(_FORGET_AT_ONCE, len(self._cached))))
         blocks: list[int] = []
+        if after is not None:
+            self._room_behind.pop(after, None)
         while len(blocks) < count:
             block = self.num_blocks if after is None else after + 1
-            if block >= self.num_blocks or not self._is_blank[block]:
-                block = self._roomiest(count - len(blocks))
-            self._is_blank[block] = False
-            self._num_holders[block] = 1
-            self.num_blank -= 1
+            if block >= self.num_blocks or not self._is_spare(block):
+                block = self._oldest_run(count - len(blocks) + room)
+            self._forget(block)
+            self.hold([block])
             blocks.append(block)
             after = block
+        if room and after is not None:
+            self._room_behind[after] = room
         return blocks
 
     def publish(self, block: int, digest: bytes) -> None:
@@ -115,39 +126,58 @@ class BlockPool:
             self._digest_of[block] = digest
 
     def release(self, blocks: Iterable[int]) -> None:
-        """End one hold of each block; of those that stay cached the last ones given are the last to be forgotten."""
+        """End one hold of each block; of those that stay cached the last ones given count as used last."""
         for block in blocks:
             self._num_holders[block] -= 1
             if not self._num_holders[block]:
+                self._is_held[block] = False
+                self._num_held -= 1
+                self._room_behind.pop(block, None)
                 if block in self._digest_of:
-                    self._cached[block] = None
-                else:
-                    self._is_blank[block] = True
-                    self.num_blank += 1
+                    self._clock += 1
+                    self._num_cached += 1
+                    self._released_at[block] = self._clock
 
     def check_integrity(self) -> None:
         """Raise `AssertionError` where a block is in no state or in two."""
-        for block in range(self.num_blocks):
-            states = (self._num_holders[block] > 0, block in self._cached, bool(self._is_blank[block]))
-            assert sum(states) == 1, f"block {block} is held, cached, blank: {states}"
-            assert block not in self._cached or block in self._digest_of, f"block {block} is cached as nothing"
-        assert self.num_blank == int(self._is_blank.sum()), "blank blocks are miscounted"
+        assert [holders > 0 for holders in self._num_holders] == self._is_held.tolist(), "holders are miscounted"
+        assert self._num_held == int(self._is_held.sum()), "held blocks are miscounted"
+        assert self._num_cached == sum(not self._is_held[block] for block in self._digest_of), "cached are miscounted"
+        for block in np.flatnonzero(~self._is_held).tolist():
+            is_cached = bool(self._released_at[block])
+            assert is_cached == (block in self._digest_of), f"block {block} is cached as nothing, or blank and found"
         assert {block: digest for digest, block in self._block_of.items()} == self._digest_of, "digests disagree"
 
-    def _forget(self, count: int) -> None:
-        for _ in range(count):
-            block, _ = self._cached.popitem(last=False)
-            del self._block_of[self._digest_of.pop(block)]
-            self._is_blank[block] = True
-            self.num_blank += 1
+    def _is_spare(self, block: int) -> bool:
+        """Whether a block is blank, or cached and none of those that were used lately: the younger half."""
+        return not self._is_held[block] and bool(self._released_at[block] <= self._clock - self._num_cached // 2)
 
-    def _roomiest(self, count: int) -> int:
-        """Return where to begin in the longest run of blanks: in its middle, so that both neighbours have room."""
-        edges = np.flatnonzero(np.diff(self._is_blank, prepend=False, append=False))
-        starts, lengths = edges[::2], edges[1::2] - edges[::2]
-        longest = int(lengths.argmax())
-        spare = max(0, int(lengths[longest]) - count)
-        return int(starts[longest]) + spare // 2
+    def _forget(self, block: int) -> None:
+        self._released_at[block] = 0
+        if (digest := self._digest_of.pop(block, None)) is not None:
+            del self._block_of[digest]
+            self._num_cached -= 1
+
+    def _oldest_run(self, length: int) -> int:
+        """Return where a run of so many free blocks begins whose content is the oldest; blanks are older than any.
+
+        Where there is no such run, the longest one is taken; room that others are likely to need only then.
+        """
+        is_taken = self._is_held.copy()
+        for block, room in self._room_behind.items():
+            is_taken[block + 1 : block + 1 + room] = True
+        if _longest_run(is_taken) < length:
+            is_taken = self._is_held
+        length = min(length, _longest_run(is_taken))
+        ages, taken = (np.concatenate([[0], np.cumsum(each)]) for each in (self._released_at, is_taken))
+        sums = np.where(taken[length:] == taken[:-length], ages[length:] - ages[:-length], np.iinfo(np.int64).max)
+        return int(sums.argmin())
+
+
+def _longest_run(is_taken: npt.NDArray[np.bool_]) -> int:
+    """Return the length of the longest run of what is not taken."""
+    edges = np.flatnonzero(np.diff(is_taken, prepend=True, append=True))
+    return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
 def _digest(content: bytes) -> bytes:

@@ -6,6 +6,9 @@ Knows sequences and the pool of blocks; knows nothing of rows, lanes or steps.
 from server.engine.blocks import BlockPool, extend_digests
 from server.engine.sequence import Sequence
 
+_LIKELY_TOKENS = 512
+"""Most tokens for which a sequence is given room behind it: many end before what they might have."""
+
 
 class SequenceBlocks:
     """What a pool's blocks hold for which sequence."""
@@ -40,8 +43,17 @@ class SequenceBlocks:
         needed = min(self.num_needed(sequence, length), self.pool.num_free)
         if needed:
             blocks = sequence.table.blocks
-            sequence.table.extend(self.pool.allocate(needed, after=blocks[-1] if blocks else None))
+            room = self._num_likely(sequence, sequence.num_computed + length)
+            sequence.table.extend(self.pool.allocate(needed, after=blocks[-1] if blocks else None, room=room))
         return min(length, len(sequence.table) * self.block_size - sequence.num_computed)
+
+    def _num_likely(self, sequence: Sequence, num_tokens: int) -> int:
+        """Return how many blocks a sequence of so many tokens is likely to need soon."""
+        params, state = sequence.state.request.params, sequence.state
+        left = _LIKELY_TOKENS
+        if params.max_tokens is not None:
+            left = min(left, max(0, len(state.prompt_ids) + params.max_tokens - num_tokens))
+        return -(-left // self.block_size)
 
     def publish(self, sequence: Sequence) -> None:
         """Let the blocks that have become full be found."""

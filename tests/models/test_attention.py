@@ -163,8 +163,8 @@ def test_one_call_for_all_sequences_gives_what_a_call_for_each_gives(garbage):
 
 def test_keys_and_values_in_one_piece_are_read_in_place():
     cache = KVCache(DENSE, num_blocks=6, block_size=4)
-    keys, _ = cache.read(1, BlockTable(4, [2, 3, 4]).spans(10))
-    assert (keys.data_ptr(), len(keys)) == (cache.keys[1, 2].data_ptr(), 10)
+    ((keys, _),) = cache.read(1, BlockTable(4, [2, 3, 4]).spans(10))
+    assert (keys.data_ptr(), keys.shape[2]) == (cache.keys[1, 0, 2].data_ptr(), 10)
 
 
 @given(blocks=st.lists(st.integers(0, 30), unique=True, min_size=1), block_size=st.integers(1, 5), data=st.data())
@@ -177,7 +177,7 @@ def test_spans_of_a_block_table_are_the_slots_of_its_positions(blocks, block_siz
 def test_garbage_past_the_contexts_stays_in_the_cache():
     sequences = Sequences([1, 1], block_size=4, block_order=[0, 1, 2], config=DENSE)
     sequences.feed([(0, 1), (1, 1)], random_qkv(2, DENSE))
-    assert sequences.cache.keys[0, 0, 1:].isnan().all()
+    assert sequences.cache.keys[0, :, 0, 1:].isnan().all()
 
 
 @pytest.mark.parametrize("head_dim", [60, 100])
@@ -195,7 +195,7 @@ def test_a_padded_store_gives_what_the_plain_one_gives(head_dim):
 @pytest.mark.parametrize(("head_dim", "multiple", "stored"), [(60, 8, 64), (100, 8, 104), (64, 8, 64), (6, 1, 6)])
 def test_the_store_is_padded_to_a_multiple(head_dim, multiple, stored):
     cache = KVCache(config_of(head_dim=head_dim), num_blocks=3, block_size=5, head_dim_multiple=multiple)
-    assert tuple(cache.keys.shape) == tuple(cache.values.shape) == (2, 3, 5, 2, stored)
+    assert tuple(cache.keys.shape) == tuple(cache.values.shape) == (2, 2, 3, 5, stored)
 
 
 def test_layers_keep_their_keys_and_values_apart():

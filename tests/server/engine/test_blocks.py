@@ -27,10 +27,10 @@ def test_blocks_allocated_together_lie_side_by_side():
 
 def test_sequences_that_grow_in_turns_stay_in_one_piece():
     pool = BlockPool(64)
-    tables = [pool.allocate(2) for _ in range(4)]
-    for _ in range(3):
+    tables = [pool.allocate(2, room=3) for _ in range(4)]
+    for room in (2, 1, 0):
         for table in tables:
-            table.extend(pool.allocate(1, after=table[-1]))
+            table.extend(pool.allocate(1, after=table[-1], room=room))
     assert [num_runs(table) for table in tables] == [1, 1, 1, 1]
 
 
@@ -43,6 +43,45 @@ def test_a_full_pool_of_cached_blocks_still_gives_runs():
             pool.publish(block, digest)
         pool.release(blocks)
     assert num_runs(pool.allocate(8)) == 1
+
+
+def test_sequences_that_come_and_go_stay_in_one_piece_however_long():
+    pool, tables, pieces = BlockPool(160), [], []
+    for number in range(400):
+        if len(tables) == 8:
+            table = tables.pop(0)
+            pieces.append(num_runs(table))
+            for block in table:
+                pool.publish(block, b"%d %d" % (number, block))
+            pool.release(reversed(table))
+        tables.append(pool.allocate(8, room=4))
+        for each in tables:
+            if len(each) < 12:
+                each.extend(pool.allocate(1, after=each[-1], room=12 - len(each) - 1))
+    assert 1.1 > sum(pieces) / len(pieces)
+
+
+def test_the_oldest_content_is_forgotten():
+    pool = BlockPool(8)
+    old, new = pool.allocate(4), pool.allocate(4)
+    for block in old + new:
+        pool.publish(block, b"%d" % block)
+    pool.release(old)
+    pool.release(new)
+    pool.allocate(4)
+    assert ([], new) == tuple(pool.match(b"%d" % block for block in blocks) for blocks in (old, new))
+
+
+def test_growing_does_not_forget_what_was_used_lately():
+    pool = BlockPool(16)
+    running, others, lately = pool.allocate(4), pool.allocate(8), pool.allocate(4)
+    assert [*range(16)] == running + others + lately
+    for block in others + lately:
+        pool.publish(block, b"%d" % block)
+    pool.release(lately)
+    pool.release(reversed(others))  # the first of them, behind the running one, is now the one that was used last
+    (grown,) = pool.allocate(1, after=running[-1])
+    assert lately[0] == grown
 
 
 def test_digests_depend_on_every_token_before_them():
