@@ -15,6 +15,7 @@ All are plain ASGI: none stands between a stream and its client, nor hides that 
 
 import importlib.metadata
 from collections.abc import Callable
+from itertools import chain
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -88,7 +89,7 @@ def create_app(service: Service, *, write_log: Callable[[str], None] = write_to_
     routers = [make_router(service) for make_router in makers]
     for router in routers:
         app.include_router(router)
-    routes = [route for routed in (*routers, app) for route in routed.routes if isinstance(route, Route)]
-    service.metrics.routes.declare(routes)
+    routes = chain(app.routes, *(router.routes for router in routers))
+    service.metrics.routes.declare([route for route in routes if isinstance(route, Route)])
     describe_app(app)
     return app
