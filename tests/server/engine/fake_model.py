@@ -135,7 +135,9 @@ def make_engine(
     return engine
 
 
-def request(request_id, prompt_ids, *, priority=0, cache_salt=None, return_tiers=False, **params):
+def request(
+    request_id, prompt_ids, *, priority=0, cache_salt=None, return_tiers=False, pack=None, memory=None, **params
+):
     return Request(
         request_id=request_id,
         prompt_ids=prompt_ids,
@@ -143,6 +145,8 @@ def request(request_id, prompt_ids, *, priority=0, cache_salt=None, return_tiers
         priority=priority,
         cache_salt=cache_salt,
         return_tiers=return_tiers,
+        pack=pack,
+        memory=memory,
     )
 
 
@@ -169,6 +173,7 @@ class Outcomes:
 
     def __init__(self):
         self.tokens, self.ends, self.finished, self.errors, self.first = {}, {}, {}, {}, {}
+        self.logprobs = {}
 
     def take(self, messages):
         """Note messages, and see that nobody is told anything after the end."""
@@ -182,6 +187,7 @@ class Outcomes:
                 key = name, output.choice
                 assert key not in self.ends, f"{key} goes on after its end"
                 self.tokens.setdefault(key, []).extend(output.token_ids)
+                self.logprobs.setdefault(key, []).extend(output.logprobs or ())
                 if output.finish_reason is not None:
                     self.ends[key] = output.finish_reason
             if message.error is not None:
