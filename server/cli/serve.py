@@ -120,10 +120,11 @@ def _summary(stats: "EngineStats") -> dict[str, str]:
         "memory": f"{num_bytes_text(stats.resident_bytes)} in the engine's process",
     }
     if stats.memory:
-        memory = {name: value for name, value in stats.memory.items() if isinstance(value, int | float)}
-        faults, requests = memory["major_faults"], memory["device_hits"] + memory["host_hits"] + memory["major_faults"]
-        rate = f"{1 - faults / requests:.2%}" if requests else "none"
-        facts["rows"] = f"{requests:,.0f} asked for, hit rate {rate}, {num_bytes_text(memory['bytes_read'])} read"
+        requests = stats.row_device_hits + stats.row_host_hits + stats.row_major_faults
+        rate = f"{1 - stats.row_major_faults / requests:.2%}" if requests else "none"
+        num_read = stats.memory.get("bytes_read")
+        assert isinstance(num_read, int)
+        facts["rows"] = f"{requests:,} asked for, hit rate {rate}, {num_bytes_text(num_read)} read"
     return facts
 
 

@@ -210,8 +210,8 @@ def test_a_client_that_goes_frees_its_place(server, client):
 
 def figures(server):
     text = httpx.get(server.url.removesuffix("/v1") + "/metrics", timeout=PATIENCE).text
-    pairs = [line.split() for line in text.splitlines() if not line.startswith("#")]
-    return {name: float(value) for name, value in pairs}
+    pairs = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in pairs}
 
 
 def await_metric(server, name, value):
