@@ -123,7 +123,7 @@ def _summary(stats: "EngineStats") -> dict[str, str]:
         requests = stats.row_device_hits + stats.row_host_hits + stats.row_major_faults
         rate = f"{1 - stats.row_major_faults / requests:.2%}" if requests else "none"
         num_read = stats.memory.get("bytes_read")
-        assert isinstance(num_read, int)
+        assert isinstance(num_read, int | float), "the pager counts bytes"
         facts["rows"] = f"{requests:,} asked for, hit rate {rate}, {num_bytes_text(num_read)} read"
     return facts
 
