@@ -1,7 +1,7 @@
 """Tables laid over a row source that is not paged: a resident, mapped or computed memory with packs.
 
-Keys below the base's size are the base's own; each overlay has a range of keys beyond them, its row `i` the key `start + i`,
-and is held in memory whole. (A pager attaches further tables by itself.)
+Keys below the base's size are the base's own; each overlay has a range of keys beyond them, its row `i` the key
+`start + i`, and is held in memory whole. (A pager attaches further tables by itself.)
 
 Shape legend: N tokens of the batch, d hidden size.
 """

@@ -59,7 +59,7 @@ class PackMaker:
     """Makes packs over one model and its table."""
 
     def __init__(self, directory: Path, config: ModelConfig, table: Table) -> None:
-        """Raises `PackError` for a model without a memory, or a table that packs cannot extend."""
+        """Make packs over a checkpoint's table; `PackError` for a dense model, or a table that packs cannot extend."""
         self.base = PackBase.of(directory, config, table)
         self._table = table
         self._geometry = table.geometry

@@ -22,9 +22,10 @@ VECTOR = "vector"
 def check_editable(geometry: TableGeometry) -> None:
     """Raise `PackError` for a table whose rows cannot be made one by one."""
     if geometry.ranks:
+        layers = ", ".join(map(str, geometry.ranks))
         raise PackError(
-            f"the table's layers {', '.join(map(str, geometry.ranks))} are low-rank: their rows share a basis that a pack cannot "
-            "extend; make the pack over a table in another encoding, and serve it over that"
+            f"the table's layers {layers} are low-rank: their rows share a basis that a pack cannot extend; make the "
+            "pack over a table in another encoding, and serve it over that"
         )
 
 
@@ -75,7 +76,7 @@ def load_vector(path: Path, *, num_layers: int, hidden_size: int) -> Tensor:
                     f"the {VECTOR} of {path} has the shape {shape}; it must be [{hidden_size}], "
                     f"or [{num_layers}, {hidden_size}] for the {num_layers} chosen layers"
                 )
-            vector = file.get_tensor(VECTOR).float()
+            vector: Tensor = file.get_tensor(VECTOR).float()
     except (OSError, SafetensorError) as error:
         raise PackError(f"cannot read {path}: {error}") from error
     if not bool(vector.isfinite().all()):

@@ -101,8 +101,9 @@ class LLM:
         """Complete prompts, as many at once as there are lanes for; return the completions in the prompts' order.
 
         params: for all prompts, or one for each. pack: the name of a pack to lay over the memory, one of the option
-        `pack`. memory: what the prompts change of the memory's part in the model. Where a row cannot be read, its prompt's outputs end with `error` and
-        the others go on. Raises `RequestError` for a prompt or parameters that cannot be served.
+        `pack`. memory: what the prompts change of the memory's part in the model. Where a row cannot be read, its
+        prompt's outputs end with `error` and the others go on. Raises `RequestError` for a prompt or parameters that
+        cannot be served.
         """
         several = _several(prompts)
         each = [params or SamplingParams()] * len(several) if not isinstance(params, Sequence) else list(params)

@@ -1,7 +1,6 @@
 """`tolbooth pack`: memory packs made, changed and looked at."""
 
 import math
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,11 +16,13 @@ from server.progress import Progress
 from server.units import num_bytes_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tokenizers import Tokenizer
     from torch import Tensor
 
-    from models.pack_making import Ids, PackMaker
     from models.pack_card import PackCard
+    from models.pack_making import Ids, PackMaker
     from models.packs import Pack
 
 _MOST_SHOWN = 20

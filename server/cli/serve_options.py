@@ -3,6 +3,7 @@
 import functools
 import inspect
 import operator
+import types
 import typing
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -51,7 +52,7 @@ def _option(field: msgspec.structs.FieldInfo, text: str, panel: str) -> inspect.
     if kind in {bool, bool | None}:
         flag += f"/--no-{flag.removeprefix('--')}"
     elif is_list(field):
-        kind = operator.getitem(list, typing.get_args(kind)[0])
+        kind = types.GenericAlias(list, typing.get_args(kind)[:1])
         text += " Give it again for more."
     text = " ".join(text.split())
     if field.default not in {None, (), "", msgspec.NODEFAULT}:

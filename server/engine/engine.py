@@ -28,8 +28,8 @@ from paging.lease import Prefetch
 from server.engine.answers import Answers
 from server.engine.blocks import PrefixKey
 from server.engine.errors import RequestError
-from server.engine.messages import EngineInfo, EngineStats, FinishReason, Request, RequestOutput
 from server.engine.memory_options import LayerShares
+from server.engine.messages import EngineInfo, EngineStats, FinishReason, Request, RequestOutput
 from server.engine.outputs import StepOutputs, finish_reason, note_tiers, report, tier_of
 from server.engine.pack_answers import PackAnswers
 from server.engine.packs import Packs
@@ -79,8 +79,8 @@ class Engine:
         """Put the parts together.
 
         fingerprint: of the weights; keys and values are shared under it. shares: how much of each layer's row requests
-        get; None: all. packs: what requests may lay over the memory; None: nothing. shares_prefixes: whether requests find one
-        another's. keeper: saves the hot set now and then. seeding: rows that are brought at the start, in the
+        get; None: all. packs: what requests may lay over the memory; None: nothing. shares_prefixes: whether requests
+        find one another's. keeper: saves the hot set now and then. seeding: rows that are brought at the start, in the
         background. resources: closed with the engine.
         """
         self.info = info

@@ -104,7 +104,10 @@ class Packs:
         return self._packs[name]
 
     def unload(self, name: str) -> LoadedPack:
-        """Let a pack take no more requests, and go once those that use it have ended; `RequestError` for no such pack."""
+        """Let a pack take no more requests, and go once those that use it have ended.
+
+        Raises `RequestError` where there is no such pack.
+        """
         pack = self._packs.get(name)
         if pack is None:
             raise RequestError(f"the memory pack {name!r:.80} is not loaded", param="name")

@@ -5,6 +5,7 @@ next one load it before anybody asks for it.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -106,7 +107,8 @@ class ServedPacks:
         if num_restarts == self._synced_restarts:
             return
         for name in self._unloaded:
-            await self._engine.ask(UnloadPack(name=name, at_once=True), _SECONDS)
+            with contextlib.suppress(RequestError):  # it is not there, and need not be
+                await self._engine.ask(UnloadPack(name=name, at_once=True), _SECONDS)
         for name, directory in [*self._loaded.items()]:
             try:
                 await self._engine.ask(LoadPack(name=name, directory=str(directory)), _SECONDS)

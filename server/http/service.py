@@ -70,7 +70,7 @@ class Service:
         return asked
 
     def pack_of(self, asked: str | None) -> str | None:
-        """Return the pack in a name as `MODEL:PACK`; None for a model without one, and where the model is not served."""
+        """Return the pack in a name as `MODEL:PACK`; None for a model without one, and for one that is not served."""
         if asked is None or asked in self.model.names:
             return None
         found = (name for name in self.model.names if asked.startswith(f"{name}:"))

@@ -12,7 +12,7 @@ from models.checkpoint import load_model, save_checkpoint
 from models.config import ModelConfig
 from models.errors import PackError
 from models.export import export_table
-from models.pack_making import Edit, PackMaker
+from models.pack_making import PackMaker
 from models.packs import Pack
 from models.row_edits import layer_values
 from paging import Encoding, Table
@@ -74,7 +74,7 @@ def test_a_threshold_leaves_out_rows_that_hardly_differ(where, maker, out):
     # The FFNs' three matrices are 1.1 times as large each: rows differ by more than a fifth, by less than a half.
     maker.from_tuned(where.tuned, out, name="tuned", threshold=0.2)
     assert [*range(V)] == pack_rows(out)[0]
-    with pytest.raises(PackError, match="no row of .* differs"):
+    with pytest.raises(PackError, match=r"no row of .* differs"):
         maker.from_tuned(where.tuned, out, name="tuned", threshold=1.0, replace=True)
 
 
@@ -203,4 +203,3 @@ def test_changes_are_told_layer_by_layer(where, maker, out):
         ids, shares = maker.changes(pack)
     assert [5, 9] == ids.tolist()
     np.testing.assert_allclose([[0, 1], [0.5, 0]], shares, atol=0.02)
-
