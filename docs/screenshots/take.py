@@ -17,7 +17,7 @@ import httpx
 from playwright.sync_api import Page, sync_playwright
 
 FOLDER = Path(__file__).parent
-PATIENCE = 120.0
+PATIENCE = 600.0
 """Seconds for anything that must happen."""
 PROMPTS = (
     "Once upon a time there was a little dragon who",
@@ -36,7 +36,7 @@ PICTURES = {
 
 def keep_asking(url: str, prompt: str, is_over: threading.Event) -> None:
     """Ask for one completion after another."""
-    body = {"prompt": prompt, "max_tokens": 200, "temperature": 1.0, "ignore_eos": True}
+    body = {"prompt": prompt, "max_tokens": 80, "temperature": 1.0, "ignore_eos": True}
     with httpx.Client(timeout=PATIENCE) as client:
         while not is_over.is_set():
             client.post(f"{url}/v1/completions", json=body).raise_for_status()
@@ -47,9 +47,9 @@ def prepare(page: Page, url: str) -> None:
     page.set_default_timeout(1000 * PATIENCE)
     page.goto(f"{url}/")
     page.fill("#max", "60")
-    page.wait_for_function("document.querySelectorAll('#curve .line').length === 3")
+    page.wait_for_function("() => document.querySelectorAll('#curve .line').length === 3")
     page.click("#go")
-    page.wait_for_function("/tokens.*[.]$/.test(document.querySelector('#result').textContent)")
+    page.wait_for_function("() => /tokens.*[.]$/.test(document.querySelector('#result').textContent)")
 
 
 def main(folder: Path) -> None:
@@ -89,7 +89,7 @@ def take(url: str, folder: Path) -> None:
         for page in pages.values():
             prepare(page, url)
         first = next(iter(pages.values()))
-        first.wait_for_function("past.length >= 60")  # a minute of history
+        first.wait_for_function("() => past.length >= 60")  # a minute of history at least
         for name, page in pages.items():
             page.bring_to_front()
             page.wait_for_timeout(2500)

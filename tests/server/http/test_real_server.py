@@ -208,6 +208,18 @@ def test_a_client_that_goes_frees_its_place(server, client):
     await_metric(server, "tolbooth_requests_running", 0)
 
 
+def test_the_memory_tells_what_was_asked_of_it_and_rows_are_pinned_and_warmed(server):
+    memory = server.url + "/memory"
+    pinned = httpx.post(f"{memory}/pins", json={"token_ids": [7, 9]}, timeout=PATIENCE).json()
+    warmed = httpx.post(f"{memory}/warm", json={"text": "Once upon"}, timeout=PATIENCE).json()
+    told = httpx.get(memory, timeout=PATIENCE).json()
+    curve = httpx.get(f"{memory}/curve", timeout=PATIENCE).json()
+    ended = httpx.request("DELETE", f"{memory}/pins", json={"all": True}, timeout=PATIENCE).json()
+    assert (2, 18, 0) == (pinned["rows"], told["pins"]["leasable_rows"], ended["rows"])
+    assert (20, True) == (told["tiers"][0]["capacity_rows"], warmed["rows"] > 0)
+    assert [20] == [point["rows"] for point in curve["points"] if point["is_present"]]
+
+
 def figures(server):
     text = httpx.get(server.url.removesuffix("/v1") + "/metrics", timeout=PATIENCE).text
     pairs = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
