@@ -37,7 +37,7 @@ from server.http.choice import Gain
 from server.http.metrics.requests import RequestMetrics
 from server.http.pace import Pace
 
-SCRAPES = 100
+SCRAPES = 300
 CALLS = 20_000
 LANES = 32
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")

@@ -2,6 +2,8 @@
 
 import asyncio
 import collections
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 
@@ -50,6 +52,46 @@ def test_a_thousand_requests_at_once_are_all_answered(patient):
     assert {200: NUM_REQUESTS} == collections.Counter(answer.status for answer in found)
     patient.await_idle()
     eventually(lambda: patient.num_files <= num_files, "all connections are closed")
+
+
+NUM_SCRAPES, NUM_WATCHED = 100, 300
+
+
+@pytest.fixture(scope="module")
+def watched(patient):
+    """Scrapes before, while and after many requests are served."""
+    with ThreadPoolExecutor(1) as pool:
+        scrapes = [patient.figures()]
+        load = pool.submit(answers, patient, NUM_WATCHED, max_tokens=8, ignore_eos=True)
+        scrapes += [patient.figures() for _ in range(NUM_SCRAPES)]
+        assert {200} == {answer.status for answer in load.result()}
+    return [*scrapes, patient.figures()]
+
+
+def test_at_every_scrape_hits_and_faults_are_all_requests_for_rows(watched):
+    for found in watched:
+        hits = sum(found[f'tolbooth_tol_row_hits_total{{tier="{tier}"}}'] for tier in ("device", "host"))
+        assert found["tolbooth_tol_row_requests_total"] == hits + found["tolbooth_tol_major_faults_total"]
+    assert watched[0]["tolbooth_tol_row_requests_total"] < watched[-1]["tolbooth_tol_row_requests_total"]
+
+
+def test_no_counter_ever_falls(watched):
+    for before, after in pairwise(watched):
+        counters = {name for name in before if name.partition("{")[0].endswith(("_total", "_bucket", "_count", "_sum"))}
+        assert [] == [name for name in counters if before[name] > after[name]]
+
+
+def test_what_requests_got_is_what_the_engine_made(watched):
+    def gained(name):
+        return watched[-1][f"tolbooth_{name}"] - watched[0][f"tolbooth_{name}"]
+
+    assert NUM_WATCHED == gained('request_success_total{finished_reason="length"}')
+    assert 8 * NUM_WATCHED == gained("generation_tokens_total") == gained("request_generation_tokens_sum")
+    assert 2 * NUM_WATCHED == gained("prompt_tokens_total") == gained("request_prompt_tokens_sum")
+    assert gained("engine_steps_total") == gained("step_batch_size_count")
+    assert NUM_WATCHED == gained("request_queue_seconds_count") == gained("request_prefill_seconds_count")
+    # Tokens that are put together with a first one have no distance.
+    assert 0 < gained("inter_token_latency_seconds_count") <= 7 * NUM_WATCHED
 
 
 @pytest.fixture(scope="module")
