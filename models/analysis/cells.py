@@ -1,7 +1,7 @@
 """The memory's cells: what a token's query finds in them (MemoryLLM, section 3.1).
 
-A layer's FFN is K cells. Row k of `W_up` is cell k's key, column k of `W_down` its value, and the gate reweights: token t
-reads cell k with the coefficient `c_t[k] = (x_t W_up^T)[k] * silu(x_t W_gate^T)[k]`, where x_t is the token's embedding
+A layer's FFN is K cells. Row k of `W_up` is cell k's key, column k of `W_down` its value, and the gate reweights: token
+t reads cell k with the coefficient `c_t[k] = (x_t W_up^T)[k] * silu(x_t W_gate^T)[k]`, where x_t is the embedding of t
 behind the layer's own norm. What the token gets is `c_t W_down^T`: the layer's part of its row.
 
 Shape legend: V vocabulary, C tokens of a chunk, d hidden size, K cells of a layer, M some of these cells.
@@ -44,7 +44,9 @@ class Cells:
     def coefficients(self, x0_Cd: Floats, cells_M: Ids | None = None) -> Floats:
         """Return `c_t` of tokens with these embeddings, [C, K]; [C, M] where only some cells are asked for."""
         x_Cd = rms_norm(x0_Cd, self.norm_d, self.norm_eps)
-        keys, gates = (self.keys_Kd, self.gates_Kd) if cells_M is None else (self.keys_Kd[cells_M], self.gates_Kd[cells_M])
+        keys, gates = (
+            (self.keys_Kd, self.gates_Kd) if cells_M is None else (self.keys_Kd[cells_M], self.gates_Kd[cells_M])
+        )
         gate = x_Cd @ gates.T
         with np.errstate(over="ignore"):  # far below 0 the sigmoid is 1 / inf = 0, which is right
             gate /= 1 + np.exp(-gate)
@@ -64,7 +66,9 @@ class CellMemory:
         """Open it; raises `CheckpointError` where the checkpoint has no memory FFNs."""
         config = ModelConfig.load(directory)
         if not config.has_memory:
-            raise CheckpointError(f"{directory} is a dense model; its FFNs read the context, and so have no cells of tokens")
+            raise CheckpointError(
+                f"{directory} is a dense model; its FFNs read the context, and so have no cells of tokens"
+            )
         matrices = StoredMatrices(directory)
         if _name(0, "up_proj") not in matrices:
             raise CheckpointError(f"{directory} is a slim checkpoint, without its memory's FFNs; use the full one")
@@ -83,9 +87,7 @@ class CellMemory:
         d, K = config.hidden_size, config.intermediate_size
         shapes = {"up_proj": (K, d), "gate_proj": (K, d), "down_proj": (d, K), "norm": (d,)}
         up, gate, down, norm = (self._matrices.get(_name(layer, part), shape).whole() for part, shape in shapes.items())
-        return Cells(
-            layer=layer, norm_d=norm, norm_eps=config.rms_norm_eps, keys_Kd=up, gates_Kd=gate, values_dK=down
-        )
+        return Cells(layer=layer, norm_d=norm, norm_eps=config.rms_norm_eps, keys_Kd=up, gates_Kd=gate, values_dK=down)
 
     def embeddings(self, token_ids_C: Ids | slice) -> Floats:
         """Return `X_0` of these tokens, [C, d]."""
@@ -122,5 +124,3 @@ def unit(x_Cd: Floats) -> Floats:
 
 def _name(layer: int, part: str) -> str:
     return f"model.layers.{layer}.memory.{part}.weight"
-
-

@@ -70,20 +70,21 @@ def line_chart(
 def heat_map(
     rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]], *, form: str = "{:.2f}"
 ) -> str:
-    """Return a table whose cells are the darker the higher their value is, between the lowest and the highest of all."""
+    """Return a table whose cells are the darker the higher their value is among all of them."""
     flat = [value for row in values for value in row]
     low, high = min(flat), max(flat)
     span = (high - low) or 1.0
-    head = "".join(f"<th scope=col>{html.escape(column)}</th>" for column in columns)
+    head = "".join(f"<th scope="col">{html.escape(column)}</th>" for column in columns)
     body = ""
     for name, row in zip(rows, values, strict=True):
         cells = "".join(
-            f'<td style="--v:{(value - low) / span:.3f}"{" class=strong" if (value - low) / span > 0.55 else ""}>'
+            f'<td style="--v:{(value - low) / span:.3f}"{' class="strong"' if (value - low) / span > 0.55 else ""}>'
             f"{form.format(value)}</td>"
             for value in row
         )
-        body += f"<tr><th scope=row>{html.escape(name)}</th>{cells}</tr>"
-    return f'<div class="scroll"><table class="heat"><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        body += f"<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>"
+    head = f"<thead><tr><td></td>{head}</tr></thead>"
+    return f'<div class="scroll"><table class="heat">{head}<tbody>{body}</tbody></table></div>'
 
 
 class _Axis:

@@ -1,7 +1,7 @@
 """Tokens that read the same cells: k-means over one layer's `c_t` of the whole vocabulary.
 
-The vectors are taken at length 1, so that direction counts, which cells are read, and not how loudly. They come in chunks
-and are made anew for each pass: the V x K matrix is never there.
+The vectors are taken at length 1, so that direction counts, which cells are read, and not how loudly. They come in
+chunks and are made anew for each pass: the V x K matrix is never there.
 
 Shape legend: V vocabulary, P clusters, C tokens of a chunk, K cells, S tokens asked about, n neighbours.
 """

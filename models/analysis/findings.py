@@ -55,14 +55,16 @@ class Vocabulary:
 def memory_findings(
     memory: CellMemory, vocabulary: Vocabulary, *, num_clusters: int, on_progress: PhaseProgress
 ) -> dict[str, Any]:
-    """Return what is found in all layers. Raises `ConfigError` where scikit-learn is missing or clusters are too many."""
+    """Return what is found in all layers; a missing scikit-learn or too many clusters raise `ConfigError`."""
     require_sklearn()
     from sklearn.metrics import adjusted_rand_score  # type: ignore[import-untyped]  # noqa: PLC0415 an extra
 
     ids_S = vocabulary.common_tokens(memory.config.vocab_size, _MOST_TOKENS)
     layers, labels = [], []
     for layer in range(memory.config.num_hidden_layers):
-        found, clustering = layer_findings(memory, layer, vocabulary, ids_S, num_clusters, on_progress)
+        found, clustering = layer_findings(
+            memory, layer, vocabulary, ids_S, num_clusters=num_clusters, on_progress=on_progress
+        )
         layers.append(found)
         labels.append(clustering.labels_V)
     agreement = [[round(float(adjusted_rand_score(first, second)), 4) for second in labels] for first in labels]
@@ -79,6 +81,7 @@ def layer_findings(
     layer: int,
     vocabulary: Vocabulary,
     ids_S: npt.NDArray[np.int64],
+    *,
     num_clusters: int,
     on_progress: PhaseProgress,
 ) -> tuple[dict[str, Any], Clustering]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from models.analysis.traits import Bools, Traits
 
 UNNAMED = "unnamed"
-LEAST_SHARE = 0.6
+LEAST_SHARE = 0.5
 """A trait names a cluster where so many of its members have it ..."""
 LEAST_LIFT = 2.0
 """... and so many times the share of the vocabulary that has it; a share of 0.9 does with less, 1.25."""

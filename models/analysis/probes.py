@@ -3,15 +3,15 @@
 Four choices, each one whole word of one token, so chance is 25%. The three wrong ones are drawn from the words of the
 text whose count there is nearest to the right one's, so that knowing which words are common does not help.
 
-| probe     | stands for     | the question                                                                      |
-|-----------|----------------|-----------------------------------------------------------------------------------|
-| `recall`  | recall         | the second word of a collocation, which the context has not named: "at lea_"       |
-| `context` | reasoning      | a capitalised word inside a sentence that the context has named; no wrong choice has |
+| probe     | stands for     | the question                                                                       |
+|-----------|----------------|------------------------------------------------------------------------------------|
+| `recall`  | recall         | the second word of a collocation, which the context has not named: "shook hands"   |
+| `context` | reasoning      | a name inside a sentence that the context has named, and no wrong choice           |
 | `copy`    | reasoning      | the next word of a list of random words that is given twice; all choices are in it |
 
-`recall` can only be answered from what was learned of the word before. `copy` cannot be answered from that at all, and
-`context` hardly: what tells the choices apart stands in the context. They are like the paper's recall and reasoning tasks in
-this respect and in no other.
+`recall` can only be answered from what was learned of the word before; its wrong choices stand mostly behind the same
+word as the right one. `copy` cannot be answered from that at all, and `context` hardly: what tells the choices apart
+stands in the context. They are like the paper's recall and reasoning tasks in this respect and in no other.
 """
 
 import math
@@ -34,10 +34,13 @@ _NAME_CONTEXT = 96
 _LIST_WORDS = 16
 _LEAST_PAIRS = 3
 _LEAST_CONDITIONAL = 0.1
-_PER_ANSWER = 6
-"""Questions with one right answer, so that no name fills a probe."""
+_COMMONEST = 100
+"""Words that recall does not ask for: grammar says too much about them."""
+_NAME_SHARE = 0.5
+_PER_ANSWER = 30
+"""Questions with one right answer, so that no word fills a probe."""
 _WORD = re.compile(r" [^\W\d_]{3,}")
-_ENDS_SENTENCE = re.compile(r"[.!?:;\n\"'“”‘’]\s*$")
+_ENDS_SENTENCE = re.compile(r"[.!?:;\n\"'\u201c\u201d\u2018\u2019]\s*$")
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,15 @@ class _Place(NamedTuple):
 class ProbeText:
     """A text from which probes are made; equal texts and seeds give equal probes."""
 
-    def __init__(self, documents: Sequence[Sequence[int]], tokens: Sequence[bytes], end_id: int, *, seed: int = 0) -> None:
+    def __init__(
+        self, documents: Sequence[Sequence[int]], tokens: Sequence[bytes], end_id: int, *, seed: int = 0
+    ) -> None:
         """documents: token ids. tokens: the bytes of every token of the vocabulary. end_id: put before each context."""
         self._documents = documents
         self._texts = [token.decode(errors="replace") for token in tokens]
         self._end_id = end_id
         self._random = np.random.default_rng(seed)
         self._is_word = [_WORD.fullmatch(text) is not None for text in self._texts]
-        self._is_name = [is_word and text[1:].istitle() for is_word, text in zip(self._is_word, self._texts, strict=True)]
         self._places = [
             _Place(number, index)
             for number, ids in enumerate(documents)
@@ -83,6 +87,12 @@ class ProbeText:
             if self._is_word[ids[index]] and not self._continues(ids[index + 1])
         ]
         self._counts = Counter(self._id_at(place) for place in self._places)
+        inside = Counter(self._id_at(place) for place in self._places if self._is_inside(place))
+        self._names = {
+            token_id
+            for token_id, count in self._counts.items()
+            if self._texts[token_id].strip().istitle() and inside[token_id] >= _NAME_SHARE * count
+        }
         self._by_count = sorted(self._counts, key=lambda token_id: (self._counts[token_id], token_id))
 
     def probes(self) -> list[Probe]:
@@ -98,13 +108,17 @@ class ProbeText:
         pairs: Counter[tuple[int, int]] = Counter()
         places: defaultdict[tuple[int, int], list[_Place]] = defaultdict(list)
         followers: defaultdict[int, set[int]] = defaultdict(set)
+        before: defaultdict[int, Counter[int]] = defaultdict(Counter)
         for place, following in pairwise(self._places):
             if following == (place.document, place.index + 1):
                 pair = (self._id_at(place), self._id_at(following))
                 pairs[pair] += 1
                 places[pair].append(following)
                 followers[pair[0]].add(pair[1])
+                before[pair[1]][pair[0]] += 1
         total = len(self._places)
+        usually = {word: [token_id for token_id, _ in counts.most_common(2)] for word, counts in before.items()}
+        common = set(self._by_count[-min(_COMMONEST, len(self._by_count) // 2) :])
 
         def strength(pair: tuple[int, int]) -> float:
             expected = self._counts[pair[0]] * self._counts[pair[1]] / total
@@ -113,7 +127,7 @@ class ProbeText:
         collocations = [
             pair
             for pair, count in pairs.items()
-            if count >= _LEAST_PAIRS and count >= _LEAST_CONDITIONAL * self._counts[pair[0]]
+            if pair[1] not in common and count >= max(_LEAST_PAIRS, _LEAST_CONDITIONAL * self._counts[pair[0]])
         ]
         questions: list[Question] = []
         asked: Counter[int] = Counter()
@@ -125,7 +139,12 @@ class ProbeText:
                 if second in context:
                     continue
                 excluded = followers[first] | set(context)
-                question = self._question(context, second, lambda token_id: token_id not in excluded)  # noqa: B023
+                usual = _first(usually[second], but=first)
+                question = self._question(
+                    context,
+                    second,
+                    lambda token_id: token_id not in excluded and _first(usually.get(token_id, [])) == usual,  # noqa: B023
+                )
                 if question is not None:
                     questions.append(question)
                     asked[second] += 1
@@ -134,13 +153,7 @@ class ProbeText:
     def _context(self) -> list[Question]:
         questions: list[Question] = []
         asked: Counter[int] = Counter()
-        names = [
-            place
-            for place in self._places
-            if self._is_name[self._id_at(place)]
-            and place.index > 0
-            and not _ENDS_SENTENCE.search(self._texts[self._documents[place.document][place.index - 1]])
-        ]
+        names = [place for place in self._places if self._id_at(place) in self._names and self._is_inside(place)]
         for position in self._random.permutation(len(names)):
             place = names[position]
             answer = self._id_at(place)
@@ -151,7 +164,9 @@ class ProbeText:
                 continue
             named = set(context)
             question = self._question(
-                context, answer, lambda token_id: self._is_name[token_id] and token_id not in named  # noqa: B023
+                context,
+                answer,
+                lambda token_id: token_id in self._names and token_id not in named,  # noqa: B023
             )
             if question is not None:
                 questions.append(question)
@@ -173,12 +188,13 @@ class ProbeText:
 
     def _question(self, context: tuple[int, ...], answer: int, may_be_wrong: Callable[[int], bool]) -> Question | None:
         """Return a question whose wrong choices are as common as the right one; None where there are too few."""
-        middle = bisect_left(self._by_count, (self._counts[answer], answer), key=lambda each: (self._counts[each], each))
+        middle = bisect_left(
+            self._by_count, (self._counts[answer], answer), key=lambda each: (self._counts[each], each)
+        )
         wrong: list[int] = []
         for distance in range(1, len(self._by_count)):
-            for index in (middle - distance, middle + distance):
-                if 0 <= index < len(self._by_count) and may_be_wrong(self._by_count[index]):
-                    wrong.append(self._by_count[index])
+            near = [index for index in (middle - distance, middle + distance) if 0 <= index < len(self._by_count)]
+            wrong += [self._by_count[index] for index in near if may_be_wrong(self._by_count[index])]
             if len(wrong) >= _WRONG:
                 return self._shuffled(context, answer, wrong[:_WRONG])
         return None
@@ -191,6 +207,12 @@ class ProbeText:
         ids = self._documents[place.document]
         return (self._end_id, *ids[max(0, place.index - most) : place.index])
 
+    def _is_inside(self, place: _Place) -> bool:
+        """Whether a word is not the first of its sentence."""
+        if place.index == 0:
+            return False
+        return not _ENDS_SENTENCE.search(self._texts[self._documents[place.document][place.index - 1]])
+
     def _id_at(self, place: _Place) -> int:
         return self._documents[place.document][place.index]
 
@@ -198,3 +220,8 @@ class ProbeText:
         """Whether a token goes on with the word before it."""
         text = self._texts[token_id]
         return bool(text) and text[0].isalnum()
+
+
+def _first(ids: Sequence[int], *, but: int | None = None) -> int | None:
+    """Return the first of some ids that is not `but`; None where there is none."""
+    return next((token_id for token_id in ids if token_id != but), None)

@@ -1,6 +1,6 @@
-"""What was found out about a model's memory as one page of HTML that needs nothing from elsewhere, and as JSON beside it.
+"""What was found out about a model's memory, as one page of HTML that needs nothing from elsewhere and as JSON.
 
-Knows how findings look. Charts are SVG made here; lists and tables are made in the page, from the findings that it carries.
+Knows how findings look. Charts are SVG made here; long lists are made in the page, from the findings that it carries.
 """
 
 import html
@@ -69,37 +69,42 @@ def render(report: Mapping[str, Any]) -> str:
 <p>{html.escape(_lead(report))}</p>
 {_facts(report)}
 </header>
-<nav><div>{links}<span class="gap"></span><button class="ghost" id="theme" type="button">light / dark</button></div></nav>
+<nav><div>{links}<span class="gap"></span>\
+<button class="ghost" id="theme" type="button">light / dark</button></div></nav>
 <main>
 <section id="layers"><h2>Layers</h2>
 <p class="lead">What each layer's memory is worth, and what it looks like from outside.</p>
 {layers_section(report)}</section>
 <section id="alpha"><h2>Alpha</h2>
-<p class="lead">The same models with the memory scaled down in all layers at once: what is recalled and what is read from the context.</p>
+<p class="lead">The same models with the memory scaled down in all layers at once: recalling, and reading context.</p>
 {alpha_section(report)}</section>
 <section id="clusters"><h2>Clusters</h2>
 <p class="lead">Tokens that read the same cells, by k-means; a rule gave each its name, or none.</p>
-<div class="bar">{picker}<div class="pick" id="cluster-filter"><button type="button" data-show="all" aria-pressed="true">all</button>\
+<div class="bar">{picker}<div class="pick" id="cluster-filter">\
+<button type="button" data-show="all" aria-pressed="true">all</button>\
 <button type="button" data-show="named" aria-pressed="false">named</button>\
 <button type="button" data-show="unnamed" aria-pressed="false">unnamed</button></div>
 <input id="cluster-search" type="search" placeholder="name or token" aria-label="Search clusters"></div>
 <p class="note" id="clusters-of"></p><br><div class="cards" id="cluster-cards"></div></section>
 <section id="map"><h2>Map</h2>
-<p class="lead">The commonest tokens by t-SNE of their coefficients; colours are clusters. Point at a token to see its cluster.</p>
+<p class="lead">The commonest tokens by t-SNE of their coefficients; colours are clusters. Point at one to see it.</p>
 <div class="bar">{picker}</div><div class="panel" id="map-plot"></div></section>
 <section id="tokens"><h2>Tokens</h2>
 <p class="lead">Which cells a token reads, and which other tokens read the same ones.</p>
-<div class="bar">{picker}<input id="token-search" type="search" placeholder="token, or #id" aria-label="Search tokens"></div>
+<div class="bar">{picker}
+<input id="token-search" type="search" placeholder="token, or #id" aria-label="Search tokens"></div>
 <div class="panel" id="token" hidden></div>
 <p class="note" id="tokens-of"></p><br><div class="panel scroll"><table class="rows" id="tokens-table"><thead><tr>
 <th data-sort="text">token</th><th data-sort="id" class="num">id</th><th data-sort="count" class="num">in training</th>
-<th data-sort="outliers" class="num">outliers</th><th>cluster</th><th data-sort="strongest">strongest cells</th><th>nearest tokens</th>
-</tr></thead><tbody id="token-rows"></tbody></table></div></section>
+<th data-sort="outliers" class="num">outliers</th><th>cluster</th><th data-sort="strongest">strongest cells</th>
+<th>nearest tokens</th></tr></thead><tbody id="token-rows"></tbody></table></div></section>
 <section id="cells"><h2>Cells</h2>
-<p class="lead">Which tokens read a cell, and what its value promotes in the vocabulary where the coefficient is above 0.</p>
-<div class="bar">{picker}<input id="cell-search" type="search" placeholder="token, or #cell" aria-label="Search cells"></div>
+<p class="lead">Which tokens read a cell, and what its value promotes where the coefficient is above 0.</p>
+<div class="bar">{picker}
+<input id="cell-search" type="search" placeholder="token, or #cell" aria-label="Search cells"></div>
 <p class="note" id="cells-of"></p><br><div class="panel scroll"><table class="rows" id="cells-table"><thead><tr>
-<th data-sort="id" class="num">cell</th><th data-sort="magnitude" class="num">mean |c|</th><th>read by</th><th>promotes</th><th>suppresses</th>
+<th data-sort="id" class="num">cell</th><th data-sort="magnitude" class="num">mean |c|</th><th>read by</th>
+<th>promotes</th><th>suppresses</th>
 </tr></thead><tbody id="cell-rows"></tbody></table></div></section>
 <section id="method"><h2>Method</h2>
 <p class="lead">How each figure on this page was come by.</p>
@@ -135,9 +140,9 @@ def _for_page(report: Mapping[str, Any]) -> dict[str, Any]:
 def _lead(report: Mapping[str, Any]) -> str:
     model = report["model"]
     return (
-        f"Each of its {model['vocab_size']:,} tokens reads {model['cells']:,} cells in each of {model['layers']} layers: "
-        "the keys are rows of W_up, the values rows of W_down transposed, and the gate reweights. What a token reads does "
-        "not depend on its context, so all of it can be looked at."
+        f"Each of its {model['vocab_size']:,} tokens reads {model['cells']:,} cells in each of {model['layers']} "
+        "layers: the keys are rows of W_up, the values rows of W_down transposed, and the gate reweights. What a token "
+        "reads does not depend on its context, so all of it can be looked at."
     )
 
 

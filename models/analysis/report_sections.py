@@ -32,7 +32,17 @@ def layers_section(report: Mapping[str, Any]) -> str:
         Series(f"layer {layer['layer']}", list(enumerate(layer["singular_values"], start=1))) for layer in layers
     ]
     shape = _table(
-        ["layer", "outliers / token", "tokens with any", "clustering", "chance", "explained", "named", "rank 90%", "rank 99%"],
+        [
+            "layer",
+            "outliers / token",
+            "tokens with any",
+            "clustering",
+            "chance",
+            "explained",
+            "named",
+            "rank 90%",
+            "rank 99%",
+        ],
         [
             [
                 str(layer["layer"]),
@@ -47,7 +57,10 @@ def layers_section(report: Mapping[str, Any]) -> str:
         ],
     )
     charts = [
-        ("Perplexity without one layer", line_chart(rises, x_label="layer left out", y_label="perplexity, % more", title="Importance of layers")),
+        (
+            "Perplexity without one layer",
+            line_chart(rises, x_label="layer left out", y_label="perplexity, % more", title="Importance of layers"),
+        ),
         (
             "Singular values of a layer's slice of the table",
             line_chart(spectra, x_label="index", y_label="value", log_x=True, log_y=True, title="Singular values"),
@@ -56,7 +69,10 @@ def layers_section(report: Mapping[str, Any]) -> str:
             "Clustering coefficient, and outliers",
             line_chart(
                 [
-                    Series("clustering coefficient", [(each["layer"], each["clustering"]["coefficient"]) for each in layers]),
+                    Series(
+                        "clustering coefficient",
+                        [(each["layer"], each["clustering"]["coefficient"]) for each in layers],
+                    ),
                     Series("outliers per token", [(each["layer"], each["outliers"]["mean"]) for each in layers]),
                 ],
                 x_label="layer",
@@ -71,7 +87,8 @@ def layers_section(report: Mapping[str, Any]) -> str:
     ]
     panels = "".join(f'<div class="panel"><h3>{title}</h3>{chart}</div>' for title, chart in charts)
     return (
-        f'<div class="grid2">{panels}</div><br><div class="panel">{table}<p class="note">{html.escape(_text(report))}</p></div>'
+        f'<div class="grid2">{panels}</div><br>'
+        f'<div class="panel">{table}<p class="note">{html.escape(_text(report))}</p></div>'
         f'<br><div class="panel">{shape}</div>'
     )
 
@@ -83,7 +100,9 @@ def alpha_section(report: Mapping[str, Any]) -> str:
     perplexity = [
         Series(_label(each), [(point["alpha"], point["perplexity"]) for point in each["points"]]) for each in sweeps
     ]
-    charts = [("Perplexity", line_chart(perplexity, x_label="alpha", y_label="perplexity", title="Perplexity by alpha"))]
+    charts = [
+        ("Perplexity", line_chart(perplexity, x_label="alpha", y_label="perplexity", title="Perplexity by alpha"))
+    ]
     for name in names:
         lines = [
             Series(_label(each), [(point["alpha"], 100 * point["accuracy"][name]) for point in each["points"]])
@@ -91,7 +110,9 @@ def alpha_section(report: Mapping[str, Any]) -> str:
             if name in each["points"][0]["accuracy"]
         ]
         chance = Series("chance", [(point["alpha"], 100 * report["chance"]) for point in sweeps[0]["points"]])
-        drawn = line_chart([*lines, chance], x_label="alpha", y_label="right answers, %", title=f"Probe {name} by alpha")
+        drawn = line_chart(
+            [*lines, chance], x_label="alpha", y_label="right answers, %", title=f"Probe {name} by alpha"
+        )
         charts.append((f"Probe: {name}", drawn))
     rows = [
         [
@@ -134,7 +155,8 @@ def _examples(report: Mapping[str, Any]) -> str:
             for each in probe["examples"]
         )
         parts.append(
-            f'<div class="panel"><h3>{html.escape(probe["name"])}</h3><p class="note">{probe["questions"]} questions, for '
+            f'<div class="panel"><h3>{html.escape(probe["name"])}</h3>'
+            f'<p class="note">{probe["questions"]} questions, for '
             f"{html.escape(probe['stands_for'])}; three of them:</p>{questions}</div>"
         )
     return f'<div class="grid2">{"".join(parts)}</div>'
@@ -165,10 +187,12 @@ def _text(report: Mapping[str, Any]) -> str:
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table; columns whose first entry begins with a digit are numbers."""
     is_number = [bool(rows) and index < len(rows[0]) and rows[0][index][:1].isdigit() for index in range(len(headers))]
-    kinds = [" class=num" if each else "" for each in is_number]
+    kinds = [' class="num"' if each else "" for each in is_number]
     head = "".join(f"<th{kind}>{html.escape(header)}</th>" for header, kind in zip(headers, kinds, strict=True))
     body = "".join(
-        "<tr>" + "".join(f"<td{kind}>{html.escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=False)) + "</tr>"
+        "<tr>"
+        + "".join(f"<td{kind}>{html.escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=False))
+        + "</tr>"
         for row in rows
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

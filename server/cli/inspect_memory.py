@@ -1,6 +1,5 @@
 """`tolbooth inspect token`, `cell` and `clusters`: what one token reads, what one cell stores, who reads alike."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +23,8 @@ TopOption = Annotated[int, typer.Option(min=1, max=100, help="How many of each t
 
 def token(
     text: Annotated[
-        str, typer.Argument(metavar="TOKEN", help='A token as it is, spaces included, such as " Paris"; or its id, as #17.')
+        str,
+        typer.Argument(metavar="TOKEN", help='A token as it is, spaces included, such as " Paris"; or its id, as #17.'),
     ],
     model: ModelArgument = None,
     *,
@@ -65,8 +65,12 @@ def token(
     if counted is not None:
         facts["in training"] = f"{counted:,} times"
     for each in found:
-        facts[f"layer {each['layer']}"] = "cells    " + "  ".join(f"{c['cell']} ({c['coefficient']:+.2f})" for c in each["cells"])
-        facts[f"  nearest {each['layer']}"] = "tokens   " + "  ".join(f"{n['token']} {n['cosine']:.2f}" for n in each["nearest"])
+        facts[f"layer {each['layer']}"] = "cells    " + "  ".join(
+            f"{c['cell']} ({c['coefficient']:+.2f})" for c in each["cells"]
+        )
+        facts[f"  nearest {each['layer']}"] = "tokens   " + "  ".join(
+            f"{n['token']} {n['cosine']:.2f}" for n in each["nearest"]
+        )
     print_facts(facts)
 
 
@@ -129,7 +133,7 @@ def clusters(
     inspected = Inspected.find(model)
     memory = inspected.memory
     cells = memory.cells(layer)
-    vocabulary = inspected.vocabulary(SampledText.read(text).documents if text else [])
+    vocabulary = inspected.vocabulary(SampledText(text) if text else None)
     with Progress() as progress:
         clustering = find_clusters(memory, cells, clusters, on_progress=progress.phase("clusters"))
     found = cluster_findings(clustering, vocabulary.traits)
@@ -139,7 +143,9 @@ def clusters(
             each["tokens"] = [{"token": inspected.word(token_id), "token_id": token_id} for token_id in each["tokens"]]
         print_json({"layer": layer, "named": named, "explained": clustering.explained, "clusters": found})
         return
-    typer.echo(f"layer {layer}: {named} of {len(found)} clusters are named; {clustering.explained:.0%} of the variance explained\n")
+    typer.echo(
+        f"layer {layer}: {named} of {len(found)} clusters are named; {clustering.explained:.0%} of variance explained\n"
+    )
     for each in found:
         fit = f"{each['confidence']:.0%} fit" if each["named"] else f"best trait fits {each['confidence']:.0%}"
         typer.echo(f"{each['cluster']:>3}  {each['name']} ({each['size']:,} tokens, {fit})")
@@ -159,5 +165,5 @@ def _nearest(inspected: Inspected, near: Neighbours) -> list[dict[str, Any]]:
 
 
 def _scored(inspected: Inspected, ranking: Ranking, sign: int) -> list[dict[str, Any]]:
-    pairs: Iterable[tuple[int, float]] = zip(ranking.ids_Rn[0].tolist(), ranking.values_Rn[0], strict=True)
+    pairs = zip(ranking.ids_Rn[0].tolist(), ranking.values_Rn[0], strict=True)
     return [{"token": inspected.word(each), "token_id": each, "score": sign * float(score)} for each, score in pairs]

@@ -1,6 +1,6 @@
 """`tolbooth inspect report`: everything about a model's memory, as one page and as JSON."""
 
-import datetime
+import datetime as dt
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,15 +38,15 @@ def report(
     check_page(out)
     inspected = Inspected.find(model)
     memory = inspected.memory
-    sample = SampledText.read(text)
+    sample = SampledText(text)
     with Progress() as progress:
         models = worths(model, beside, sample, device, progress)
         found = memory_findings(
-            memory, inspected.vocabulary(sample.documents), num_clusters=clusters, on_progress=progress.update
+            memory, inspected.vocabulary(sample), num_clusters=clusters, on_progress=progress.update
         )
         config = inspected.config
         values: dict[str, Any] = {
-            "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "made": dt.datetime.now(dt.UTC).date().isoformat(),
             "model": {
                 "name": model or DEFAULT_MODEL,
                 "kind": config.model_type,

@@ -32,7 +32,7 @@ def layers(
 
     Example: tolbooth inspect layers demo --beside demo-dense --text book.txt
     """
-    sample = SampledText.read(text)
+    sample = SampledText(text)
     with Progress() as progress:
         models = worths(model, beside, sample, device, progress)
         found = [each for worth in models for each in worth.importance()]
@@ -64,7 +64,7 @@ def alpha(
 
     Example: tolbooth inspect alpha demo --beside demo-flex3 --text book.txt
     """
-    sample = SampledText.read(text)
+    sample = SampledText(text)
     with Progress() as progress:
         models = worths(model, beside, sample, device, progress)
         found = [each for worth in models for each in worth.alpha()]
@@ -77,8 +77,10 @@ def alpha(
     for each in found:
         label = f"{each['model']}, {each['part']}"
         rows.append([f"{label}: perplexity", *(f"{point['perplexity']:.2f}" for point in each["points"])])
-        for name in each["points"][0]["accuracy"]:
-            rows.append([f"{label}: {name}", *(f"{point['accuracy'][name]:.1%}" for point in each["points"])])
+        rows += [
+            [f"{label}: {name}", *(f"{point['accuracy'][name]:.1%}" for point in each["points"])]
+            for name in each["points"][0]["accuracy"]
+        ]
     print_table(headers, rows)
     print_facts({"\nchance": f"{CHANCE:.0%} for every probe"})
 
@@ -99,7 +101,7 @@ class Worth:
         """Questions in this model's tokens; none of a sort for which the text is too short."""
         if self._probes is None:
             tokenizer = self.inspected.tokenizer
-            documents = encode_batch(tokenizer, self._sample.documents)
+            documents = encode_batch(tokenizer, self._sample.read)
             self._probes = ProbeText(documents, self.inspected.tokens, end_of_text_id(tokenizer)).probes()
         return self._probes
 
@@ -122,12 +124,17 @@ class Worth:
 
         with self._load() as loaded:
             text = EvaluationText.from_text(self._sample.content, self.inspected.tokenizer)
-            found = []
-            for part in ablation.parts_of(self.inspected.config):
-                told = self._progress.phase(f"{self.name} without each layer's {part}")
-                measured = ablation.layer_importance(loaded.model, loaded.rows, text, part, on_progress=told)
-                found.append({**self._head(part), "whole": measured.whole, "without": measured.without_L})
-        return found
+            measured = [
+                ablation.layer_importance(
+                    loaded.model,
+                    loaded.rows,
+                    text,
+                    part,
+                    on_progress=self._progress.phase(f"{self.name} without each layer's {part}"),
+                )
+                for part in ablation.parts_of(self.inspected.config)
+            ]
+        return [{**self._head(each.part), "whole": each.whole, "without": each.without_L} for each in measured]
 
     def alpha(self) -> list[dict[str, Any]]:
         """Return the sweep over alpha, of the part that the paper scales."""

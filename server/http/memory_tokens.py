@@ -76,7 +76,9 @@ class TokenMemories:
         memory = self._open()
         num_layers = memory.config.num_hidden_layers
         if not 0 <= layer < num_layers:
-            raise invalid(f"layer: there is no layer {layer}; the model has layers 0 to {num_layers - 1}", param="layer")
+            raise invalid(
+                f"layer: there is no layer {layer}; the model has layers 0 to {num_layers - 1}", param="layer"
+            )
         cells = memory.cells(layer)
         c_1K = cells.coefficients(memory.embeddings(np.array([token_id])))
         strongest = highest(c_1K[0], top, by_magnitude=True)
@@ -115,9 +117,9 @@ def memory_tokens_router(service: Service) -> APIRouter:
     summary = "Tell which memory cells a token reads in a layer, and which tokens read nearly the same."
 
     @router.get("/v1/memory/tokens/{token_id}", **describe(summary, None, TokenMemory))
-    async def token(request: Request) -> Response:
-        token_id = _number("token_id", request.path_params["token_id"])
-        check_ids("token_id", [token_id], service.model.vocab_size)
+    async def token(request: Request, token_id: str) -> Response:
+        number = _number("token_id", token_id)
+        check_ids("token_id", [number], service.model.vocab_size)
         asked = request.query_params
         if unknown := sorted(set(asked) - {"layer", "top"}):
             raise invalid(f"{unknown[0]:.100} is no parameter of this route; layer and top are", param=unknown[0])
@@ -125,7 +127,7 @@ def memory_tokens_router(service: Service) -> APIRouter:
         top = _number("top", asked.get("top", str(_DEFAULT_TOP)))
         if not 1 <= top <= _MOST_TOP:
             raise invalid(f"top: {top} is not between 1 and {_MOST_TOP}", param="top")
-        return json_response(await memories.answer(token_id, layer, top))
+        return json_response(await memories.answer(number, layer, top))
 
     return router
 

@@ -77,7 +77,9 @@ def test_equal_seeds_give_equal_clusters():
 
 
 def test_the_coefficient_is_the_share_of_neighbours_in_the_own_cluster():
-    found = Clustering(labels_V=np.array([0, 0, 0, 1], dtype=np.int32), central=[np.array([0]), np.array([3])], explained=0)
+    found = Clustering(
+        labels_V=np.array([0, 0, 0, 1], dtype=np.int32), central=[np.array([0]), np.array([3])], explained=0
+    )
     assert 0.5 == found.coefficient(np.array([0, 3]), np.array([[1, 2], [0, 1]]))
     assert 10 / 16 == found.chance
 
@@ -108,7 +110,9 @@ class Wide:
     """A memory of many tokens and wide layers, made up chunk by chunk."""
 
     def __init__(self, num_tokens, num_cells, d=8):
-        self.config = dataclasses.replace(CONFIG, vocab_size=num_tokens, hidden_size=d, num_attention_heads=2, num_key_value_heads=2)
+        self.config = dataclasses.replace(
+            CONFIG, vocab_size=num_tokens, hidden_size=d, num_attention_heads=2, num_key_value_heads=2
+        )
         draw = np.random.default_rng(0).standard_normal
         self.embedding = draw((num_tokens, d), dtype=np.float32)
         self.wide = Cells(

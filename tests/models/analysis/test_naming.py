@@ -5,7 +5,7 @@ from models.analysis.naming import LEAST_SHARE, UNNAMED, name_cluster
 from models.analysis.traits import company_traits, count_traits, shown, spelling_traits
 
 TOKENS = [
-    *[b".", b",", b" -", b"!\"", b" (", b"\n\n", b" \t"],
+    *[b".", b",", b" -", b'!"', b" (", b"\n\n", b" \t"],
     *[b"1", b" 19", b"1066", b"x", b" Y", b"XIV", b" NASA"],
     *[b" Paris", b" London", b"Anna", b" walking", b" seeing", b"ing", b" walked", b" houses", b" grass"],
     *[b" quickly", b" nation", b"\xf0\x9f", "ж".encode(), " брат".encode(), b" beautiful", b"'s", b""],
@@ -20,9 +20,9 @@ def tokens_with(name):
     ("name", "expected"),
     [
         ("white space and line ends", [b"\n\n", b" \t"]),
-        ("punctuation and symbols", [b".", b",", b" -", b"!\"", b" ("]),
-        ("quotation marks", [b"!\""]),
-        ("ends of sentences", [b".", b"!\""]),
+        ("punctuation and symbols", [b".", b",", b" -", b'!"', b" ("]),
+        ("quotation marks", [b'!"']),
+        ("ends of sentences", [b".", b'!"']),
         ("dashes", [b" -"]),
         ("numbers", [b"1", b" 19", b"1066"]),
         ("single letters", [b"x", b" Y", "ж".encode()]),
@@ -42,7 +42,9 @@ def test_spelling(name, expected):
 
 
 def test_scripts_initials_and_endings_are_traits_where_enough_tokens_share_them():
-    tokens = [word.encode() for word in [" дом", " кот", " лес", " сад", " мир", " снег", " bright", " might", " night"]]
+    tokens = [
+        word.encode() for word in [" дом", " кот", " лес", " сад", " мир", " снег", " bright", " might", " night"]
+    ]
     tokens += [word.encode() for word in [" light", " fight", " right", " sun"]]
     traits = spelling_traits(tokens)
     assert [True] * 6 + [False] * 7 == traits["letters of the script CYRILLIC"].tolist()

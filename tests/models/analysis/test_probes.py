@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -53,7 +55,7 @@ def test_recall_asks_for_what_the_context_has_not_named(probes):
 
 
 def test_recalls_wrong_choices_never_follow_that_word_in_the_text(probes):
-    pairs = {pair for ids in documents() for pair in zip(ids, ids[1:], strict=False)}
+    pairs = {pair for ids in documents() for pair in pairwise(ids)}
     for question in probes["recall"]:
         wrong = set(question.choices) - {question.choices[question.answer]}
         assert not any((question.context[-1], choice) in pairs for choice in wrong)

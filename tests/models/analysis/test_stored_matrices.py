@@ -35,7 +35,9 @@ def test_some_rows_are_a_copy(tmp_path):
     assert np.allclose(weights[NAME][[5, 0, 5]], rows)
 
 
-@pytest.mark.parametrize(("name", "shape", "message"), [("lm_head.weight", (3, 4), "no tensor"), (NAME, (3, 4), "shape")])
+@pytest.mark.parametrize(
+    ("name", "shape", "message"), [("lm_head.weight", (3, 4), "no tensor"), (NAME, (3, 4), "shape")]
+)
 def test_what_is_not_there_is_named(tmp_path, name, shape, message):
     store(tmp_path / "model")
     with pytest.raises(CheckpointError, match=message):
@@ -69,7 +71,9 @@ def test_a_file_that_is_not_whole_is_named(tmp_path, content):
         StoredMatrices(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "no", '{"weight_map": {"a": "../x.safetensors"}}', '{"weight_map": {"a": 3}}'])
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", "no", '{"weight_map": {"a": "../x.safetensors"}}', '{"weight_map": {"a": 3}}']
+)
 def test_a_broken_index_is_named(tmp_path, text):
     (tmp_path / "model.safetensors.index.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"index\.json"):
