@@ -12,9 +12,9 @@
 | dense                     | a dense model of the same total size, in this engine                            |
 | transformers, dense       | the same dense weights in `transformers`, with its own cache                    |
 
-Every arm samples in full, then takes the text's token; each stream reads a text of its own, after its cache has seen what
-comes before. Beside every ratio stand the miss rate and what share of its bandwidth floor an arm reaches: the time in
-which its weights, its head, its keys and values and its rows could be read once at the bandwidth of a copy.
+Every arm samples in full, then takes the text's token; each stream reads a text of its own, after its cache has seen
+what comes before. Beside every ratio stand the miss rate and what share of its bandwidth floor an arm reaches: the time
+in which its weights, its head, its keys and values and its rows could be read once.
 """
 
 import argparse
@@ -23,11 +23,10 @@ import mmap
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +57,9 @@ from server.engine.engine import Engine
 from server.engine.params import SamplingParams
 from server.engine.row_memory import WholeMemory
 from server.engine.sampling import SampledSequence, Sampler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 STREAMS = (1, 8, 32)
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -235,9 +237,7 @@ def decode(  # noqa: PLR0917
     ]
 
 
-def sweep(
-    model: Path, ids: npt.NDArray[np.int64], num_streams: int, rounds: int, facts: list[str]
-) -> Comparison:
+def sweep(model: Path, ids: npt.NDArray[np.int64], num_streams: int, rounds: int, facts: list[str]) -> Comparison:
     """Compare sizes of the device tier, of the host tier behind it, and storages, with the table in memory."""
     num_tokens = 64
     with Table.open(model / "table") as table:
@@ -364,7 +364,9 @@ def check_equal_logits(dense_model: Path, ids: npt.NDArray[np.int64], facts: lis
     difference = float((found - theirs).abs().max())
     if difference > LOGITS_TOLERANCE:
         raise RuntimeError(f"transformers' logits differ by {difference:g}")
-    facts.append(f"dense, logits here and in transformers differ by at most {difference:.1g}, over {len(prompt)} tokens")
+    facts.append(
+        f"dense, logits here and in transformers differ by at most {difference:.1g}, over {len(prompt)} tokens"
+    )
 
 
 def copy_bandwidth(facts: list[str]) -> float:

@@ -4,9 +4,9 @@
     make gpu-check                        # there
     python3 benchmarks/gpu_check.py --wheels build/wheels --trace ids.npy --out DIR/gpu
 
-Needs torch 2.11 or later, numpy, safetensors and tokenizers; xxhash and msgspec are taken from the wheels where they are
-not installed. Nothing is installed, nothing is downloaded. Models have random weights at 1B size; the token ids are a
-trace's, or made up by Zipf's law where none is given: then the miss rates are made up too.
+Needs torch 2.11 or later, numpy, safetensors and tokenizers; xxhash and msgspec are taken from the wheels where they
+are not installed. Nothing is installed, nothing is downloaded. Models have random weights at 1B size; the token ids are
+a trace's, or made up by Zipf's law where none is given: then the miss rates are made up too.
 """
 
 import argparse
@@ -63,7 +63,9 @@ def unpack_missing(wheels: Path, target: Path) -> None:
         tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
         found = [path for path in wheels.glob(f"{name}-*.whl") if tag in path.name]
         if not found:
-            print(f"error: {name} is missing, and {wheels} has no wheel of it for {tag}: make gpu-wheels", file=sys.stderr)
+            print(
+                f"error: {name} is missing, and {wheels} has no wheel of it for {tag}: make gpu-wheels", file=sys.stderr
+            )
             sys.exit(2)
         with zipfile.ZipFile(found[-1]) as wheel:
             wheel.extractall(target)
@@ -83,8 +85,7 @@ def run(options: argparse.Namespace, scratch: Path, unpacked: Path) -> bool:
     ids = token_ids(options.trace, facts)
     if "speed" in options.only:
         bandwidth = copy_bandwidth(facts)
-        for count in options.streams:
-            comparisons.append(decode(scratch, ids, count, options.rounds, bandwidth, facts))
+        comparisons += [decode(scratch, ids, count, options.rounds, bandwidth, facts) for count in options.streams]
     if "prefill" in options.only:
         prefill(scratch, ids, options.rounds, facts)
     for comparison in comparisons:
@@ -155,7 +156,9 @@ def check_equality(scratch: Path, facts: list[str]) -> bool:
     for name, scores in found.items():
         same = len(scores) == len(expected) and all(map(torch.equal, scores, expected))
         is_equal &= same
-        facts.append(f"{name}: {len(scores)} steps' scores {'equal to' if same else 'DIFFER from'} resident's, all bits")
+        facts.append(
+            f"{name}: {len(scores)} steps' scores {'equal to' if same else 'DIFFER from'} resident's, all bits"
+        )
     return is_equal
 
 
@@ -233,13 +236,17 @@ def decode(  # noqa: PLR0917
             milliseconds = result.value(name).median
             floor = 1e3 * floor_bytes(arm.engine, num_streams, PROMPT_TOKENS + num_tokens / 2) / bandwidth
             facts.append(
-                f"1B, {num_streams} at once, {name}: {milliseconds:.2f} ms a step, {floor / milliseconds:.0%} of its floor "
-                f"of {floor:.2f} ms, miss rate {arm.miss_rate:.4f}, {memory_bytes[name] / 1e9:.2f} GB of the device"
+                f"1B, {num_streams} at once, {name}: {milliseconds:.2f} ms a step, {floor / milliseconds:.0%} of its "
+                f"floor of {floor:.2f} ms, miss rate {arm.miss_rate:.4f}, {memory_bytes[name] / 1e9:.2f} GB of the device"
             )
-        dense_share = 1e3 * floor_bytes(measured["dense"].engine, num_streams, PROMPT_TOKENS + num_tokens / 2) / bandwidth
+        dense_share = (
+            1e3 * floor_bytes(measured["dense"].engine, num_streams, PROMPT_TOKENS + num_tokens / 2) / bandwidth
+        )
         ratio = result.value("paged, 10%, the rest in host memory").median / result.value("dense").median
         if dense_share / result.value("dense").median < 0.7:
-            facts.append(f"1B, {num_streams} at once: the dense arm is below 70% of its floor, no ratio to it is quoted")
+            facts.append(
+                f"1B, {num_streams} at once: the dense arm is below 70% of its floor, no ratio to it is quoted"
+            )
         else:
             facts.append(f"1B, {num_streams} at once, paged / dense: {ratio:.3f} of the time")
     torch.cuda.empty_cache()
@@ -270,8 +277,8 @@ def prefill(scratch: Path, ids: Any, rounds: int, facts: list[str]) -> None:
             warm.append(run_prompt(engine, prompt))
     rows = statistics.median(num_rows)
     facts.append(
-        f"1B, a prompt of 2,048 tokens with {rows:.0f} different rows: cold {1e3 * statistics.median(cold):.1f} ms, warm "
-        f"{1e3 * statistics.median(warm):.1f} ms; cold reads {rows * 98_304 / statistics.median(cold) / 1e9:.2f} GB/s"
+        f"1B, a prompt of 2,048 tokens with {rows:.0f} different rows: cold {1e3 * statistics.median(cold):.1f} ms, "
+        f"warm {1e3 * statistics.median(warm):.1f} ms; cold reads {rows * 98_304 / statistics.median(cold) / 1e9:.2f} GB/s"
     )
 
 

@@ -196,7 +196,7 @@ def open_engine(
 def floor_bytes(engine: Engine, num_streams: int, context: float) -> float:
     """Return the bytes that one decoding step cannot do without."""
     model = engine.runner.model
-    config: ModelConfig = model.config
+    config = model.config
     weights = sum(weight.nbytes for name, weight in model.named_parameters() if "embed_tokens" not in name)
     head = 0 if model.lm_head is not None else model.head_weight.nbytes
     position = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * model.head_weight.itemsize

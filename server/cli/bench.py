@@ -97,14 +97,16 @@ def bench_serve(
     )
     summary, rates = _measure(load, its_goal)
     if json:
-        print_json({
-            "url": root,
-            **body,
-            "concurrency": load.concurrency,
-            "rate": rate,
-            **summary.to_json(),
-            "rows": None if rates is None else dataclasses.asdict(rates),
-        })
+        print_json(
+            {
+                "url": root,
+                **body,
+                "concurrency": load.concurrency,
+                "rate": rate,
+                **summary.to_json(),
+                "rows": None if rates is None else dataclasses.asdict(rates),
+            }
+        )
     else:
         _print(summary, rates)
     if summary.failed == summary.requests:
@@ -122,7 +124,9 @@ def parse_goal(text: str) -> Goal:
         except ValueError:
             values[name] = 0.0
         if name not in names or not values[name] > 0:
-            raise ConfigError(f"--goal has {part.strip()[:80]!r}; give seconds for {', '.join(names)}, such as ttft=0.5")
+            raise ConfigError(
+                f"--goal has {part.strip()[:80]!r}; give seconds for {', '.join(names)}, such as ttft=0.5"
+            )
     return Goal(**values)
 
 

@@ -89,6 +89,6 @@ def server():
         thread.start()
         yield fake
         if fake.gate is not None:
-            fake.gate.set()
+            fake.gate.abort()
         fake.shutdown()
         thread.join(10)

@@ -49,7 +49,12 @@ def test_options_of_sampling_are_sent(tolbooth, server, text):
 
 def test_a_server_where_everything_fails_is_a_failure(tolbooth, server, text):
     server.status = 500
-    result = bench(tolbooth, server, text, "--json", )
+    result = bench(
+        tolbooth,
+        server,
+        text,
+        "--json",
+    )
     assert 2 == result.code
     assert 4 == json.loads(result.out)["failed"]
     assert "every request failed; the commonest reason: HTTP 500: no room" in result.err

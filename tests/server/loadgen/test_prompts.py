@@ -47,5 +47,5 @@ def test_a_text_that_is_too_short_is_a_mistake(text):
 
 
 def test_a_text_that_is_not_there_is_a_mistake(tmp_path):
-    with pytest.raises(ConfigError, match="cannot read the text .*none"):
+    with pytest.raises(ConfigError, match=r"cannot read the text .*none"):
         text_prompts(tmp_path / "none", count=1, num_tokens=1, seed=0)
