@@ -8,6 +8,8 @@ from dataclasses import dataclass
 _WIDTH, _HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 14, 44
 NUM_COLOURS = 8
+_DARK, _STRONG = 0.55, ' class="strong"'
+"""Above this shade a heat map's figures are in the page's own colour."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +76,15 @@ def heat_map(
     flat = [value for row in values for value in row]
     low, high = min(flat), max(flat)
     span = (high - low) or 1.0
-    head = "".join(f"<th scope="col">{html.escape(column)}</th>" for column in columns)
+    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in columns)
     body = ""
     for name, row in zip(rows, values, strict=True):
+        shades = [(value - low) / span for value in row]
         cells = "".join(
-            f'<td style="--v:{(value - low) / span:.3f}"{' class="strong"' if (value - low) / span > 0.55 else ""}>'
-            f"{form.format(value)}</td>"
-            for value in row
+            f'<td style="--v:{shade:.3f}"{_STRONG if shade > _DARK else ""}>{form.format(value)}</td>'
+            for value, shade in zip(row, shades, strict=True)
         )
-        body += f"<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>"
+        body += f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>'
     head = f"<thead><tr><td></td>{head}</tr></thead>"
     return f'<div class="scroll"><table class="heat">{head}<tbody>{body}</tbody></table></div>'
 
