@@ -69,7 +69,7 @@ class RowAnswers:
 
     def _state(self) -> RowWishesState:
         return RowWishesState(
-            num_pinned=len(self.wishes.pinned),
+            num_pinned=self.wishes.num_pinned,
             num_pins_waiting=self.wishes.num_waiting,
             num_warming=self.wishes.num_to_warm,
             leasable_rows=self._pager.leasable_slots,

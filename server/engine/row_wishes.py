@@ -31,11 +31,13 @@ class RowWishes:
         self._warming: Lease | None = None
         self._pins: list[Lease] = []
         """What was pinned at a time, less what was unpinned since; no row in two of them."""
+        self._arriving: list[Lease] = []
+        """Pins that were still waiting at the last look."""
 
     @property
     def is_bringing(self) -> bool:
         """Whether rows are on their way."""
-        return self._warming is not None or bool(self._to_warm) or any(pin.is_waiting for pin in self._pins)
+        return self._warming is not None or bool(self._to_warm) or bool(self._arriving)
 
     @property
     def pinned(self) -> Keys:
@@ -43,9 +45,14 @@ class RowWishes:
         return np.sort(np.concatenate([_NONE, *(pin.keys for pin in self._pins)]))
 
     @property
+    def num_pinned(self) -> int:
+        """Rows that are pinned, those on their way included."""
+        return sum(map(len, self._pins))
+
+    @property
     def num_waiting(self) -> int:
-        """Pinned rows that are not all there yet."""
-        return sum(len(pin.missing) for pin in self._pins if pin.is_waiting)
+        """Pinned rows that are on their way, or wait for room."""
+        return sum(len(pin.missing) for pin in self._arriving if pin.is_waiting)
 
     @property
     def num_to_warm(self) -> int:
@@ -76,7 +83,7 @@ class RowWishes:
         if not len(rows):
             return
         try:
-            self._pins.append(self._pager.pin(rows))
+            self._add(rows)
         except LeaseTooLargeError as error:
             raise RequestError(f"{len(rows)} more rows cannot be pinned: {error}", param="token_ids") from error
 
@@ -89,8 +96,9 @@ class RowWishes:
                 self._pins.append(pin)
                 continue
             if len(left):  # first, so that they are not given up in between
-                self._pins.append(self._pager.pin(left))
+                self._add(left)
             self._pager.release(pin)
+        self._look_at_arrivals()
 
     def advance(self) -> None:
         """Go on with what has arrived, and begin what comes next; never waits."""
@@ -100,10 +108,20 @@ class RowWishes:
             self._warming = None
         if self._warming is None and self._to_warm:
             self._warm_next()
-        if any(pin.state is LeaseState.FAILED for pin in self._pins):
-            for pin in self._pins:
+        if self._arriving:
+            self._look_at_arrivals()
+
+    def _add(self, rows: Keys) -> None:
+        pin = self._pager.pin(rows)
+        self._pins.append(pin)
+        self._arriving.append(pin)
+
+    def _look_at_arrivals(self) -> None:
+        for pin in self._arriving:
+            if pin.state is LeaseState.FAILED:
                 self._note(pin)
-            self._pins = [pin for pin in self._pins if pin.state is not LeaseState.FAILED]
+                self._pins.remove(pin)
+        self._arriving = [pin for pin in self._arriving if pin.is_waiting]
 
     def _warm_next(self) -> None:
         count = max(1, min(_WARMED_AT_ONCE, self._pager.leasable_slots // _WARMED_SHARE))

@@ -14,7 +14,7 @@ from server.process.client import EngineClient
 
 _FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 _MOST_IDS = 32_768
-"""A second or two of computing; streams share the interpreter with it."""
+"""Half a second of computing; streams share the interpreter with it."""
 
 
 async def curve_of_recent_ids(
