@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/metrics"), help="report, without its ending")
     options = parser.parse_args()
-    facts: list[str] = []
+    facts = ["Processor time is counted, so that other work on the machine (`load before`) matters little."]
     comparisons = [scrapes(options.rounds, facts), steps(options.rounds)]
     facts += [snapshots(), token_outputs()]
     for comparison in comparisons:
