@@ -31,7 +31,11 @@ class EvaluationText:
     @classmethod
     def from_text(cls, text: str, tokenizer: Tokenizer) -> "EvaluationText":
         """Tokenize a text whose documents are separated as `models/text.py` says; no document raises `CorpusError`."""
-        documents = split_documents(text)
+        return cls.from_documents(split_documents(text), tokenizer)
+
+    @classmethod
+    def from_documents(cls, documents: Sequence[str], tokenizer: Tokenizer) -> "EvaluationText":
+        """Tokenize documents; none raises `CorpusError`."""
         if not documents:
             raise CorpusError("the text has no documents; give one that says something")
         end = end_of_text_id(tokenizer)

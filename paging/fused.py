@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found, import-untyped"
 """Picking rows out of slots and decoding them in one kernel, on a GPU.
 
 Knows Triton, which comes with PyTorch's builds for CUDA; imported where there is a GPU only. `pick` in

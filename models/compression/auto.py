@@ -23,11 +23,11 @@ from paging import LayerEncoding, TableGeometry
 from paging.geometry import PAGE_BYTES, SECTOR_BYTES, aligned_stride
 from paging.shard_plan import DEFAULT_SHARD_BYTES, table_bytes
 
-_FIRST_MEASURED = 12
+_FIRST_MEASURED = 8
 """Combinations that are measured because their costs add up to the least."""
-_NEIGHBOURS_MEASURED = 12
+_NEIGHBOURS_MEASURED = 8
 """Neighbours of the best combination that are measured in each round."""
-_ROUNDS = 4
+_ROUNDS = 3
 _MOST_CUTS = 32
 """Sectors taken off a row in search of combinations that fit once rows are aligned."""
 
@@ -111,12 +111,12 @@ class _Search:
     def check_possible(self) -> None:
         """Raise `ConfigError` where not even one layer alone fits, in the fewest bytes."""
         smallest = [
-            (self.num_bytes({layer: choice}), layer, choice)
+            (self.num_bytes({layer: choice}), self._layer_bytes(choice), layer, choice)
             for layer, ways in self._ways.items()
             for choice in ways
             if choice is not None
         ]
-        least, layer, choice = min(smallest, key=lambda found: found[0])
+        least, _, layer, choice = min(smallest, key=lambda found: found[:2])
         if least > self._target:
             raise ConfigError(
                 f"the target is {self._target} bytes; the smallest table of {self._num_rows} rows, with nothing but "
@@ -129,7 +129,7 @@ class _Search:
         for layer, ways in self._ways.items():
             as_is = self._geometry.kinds[layer]
             self.costs[layer] = {
-                # What does better than no change at all does so by chance.
+                # What does better than no change at all does so by chance; of equals the smallest is taken.
                 choice: 0.0 if choice == as_is else max(0.0, self._cost({**self._left_out, layer: choice}) - base)
                 for choice in ways
             }

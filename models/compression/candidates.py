@@ -5,8 +5,8 @@ from fractions import Fraction
 from paging import Encoding, LayerEncoding
 
 _RANKS = {
-    Encoding.INT8: (Fraction(1, 4), Fraction(1, 2)),
-    Encoding.INT4: (Fraction(1, 8), Fraction(1, 4), Fraction(1, 2), Fraction(3, 4)),
+    Encoding.INT8: (Fraction(1, 2),),
+    Encoding.INT4: (Fraction(1, 4), Fraction(1, 2), Fraction(3, 4)),
 }
 """Of int8 and int4 coefficients, as shares of `hidden_size`."""
 _COARSE_GROUP = 128

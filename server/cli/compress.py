@@ -48,8 +48,8 @@ SampleOption = Annotated[
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the table that is there.")]
 
-_SAMPLE_BYTES = 1 << 17
-"""Of a longer text so many bytes are taken, in windows spread evenly."""
+_SAMPLE_BYTES = 1 << 15
+"""Of a longer text so many bytes are taken, in eight windows spread evenly: each layer is measured some ten times."""
 
 
 def compress_tol(
@@ -142,16 +142,16 @@ def plan_table(
     from models.checkpoint import read_fingerprints  # noqa: PLC0415 loads torch
     from models.compression.auto import choose_kinds, row_weights  # noqa: PLC0415 loads torch
     from models.compression.sample import Sample, SampleRows  # noqa: PLC0415 loads torch
-    from server.cli.inspected import SampledText  # noqa: PLC0415 loads torch
+    from models.text import sample_text  # noqa: PLC0415 loads tokenizers
 
     if values.fingerprint != read_fingerprints(directory).table or values.num_rows != values.geometry.vocab_size:
         raise CheckpointError(f"the table is not that of {directory}, or not all of it; name its model")
-    content = SampledText.read(text, max_bytes=_SAMPLE_BYTES).content
-    backbone, sample_text = _load(directory, content, Device.AUTO)
-    weights_V = row_weights(sample_text, values.num_rows)
+    documents = [*sample_text(text, max_bytes=_SAMPLE_BYTES, window_bytes=_SAMPLE_BYTES // 8)]
+    backbone, sample = _load(directory, documents, Device.AUTO)
+    weights_V = row_weights(sample, values.num_rows)
     found = _find_spectra(values, layers, progress, weights_V=weights_V)
     plan = choose_kinds(
-        Sample(backbone, SampleRows(values, sample_text, found, backbone), sample_text),
+        Sample(backbone, SampleRows(values, sample, found, backbone), sample),
         target_bytes=target_bytes,
         layers=layers,
         num_rows=values.num_rows,
@@ -179,11 +179,11 @@ def compress_report(
     from models.compression import report  # noqa: PLC0415 loads torch and matplotlib
     from models.compression.sample import Sample, SampleRows  # noqa: PLC0415 loads torch
     from models.export import ComputedValues  # noqa: PLC0415 loads torch
-    from models.text import read_text  # noqa: PLC0415 loads tokenizers
+    from models.text import read_text, split_documents  # noqa: PLC0415 loads tokenizers
 
-    directory, content = resolve_model(model), read_text(text)
+    directory, documents = resolve_model(model), split_documents(read_text(text))
     values = ComputedValues(directory)
-    backbone, whole_text = _load(directory, content, device)
+    backbone, whole_text = _load(directory, documents, device)
     with Progress() as progress:
         found = _find_spectra(values, values.geometry.layers, progress)
         measured = report.measure(
@@ -252,7 +252,7 @@ def print_compressed(out: Path, *, seconds: float, source_bytes: int | None, pla
     print_facts(facts)
 
 
-def _load(directory: Path, content: str, device: Device) -> "tuple[Transformer, EvaluationText]":
+def _load(directory: Path, documents: Sequence[str], device: Device) -> "tuple[Transformer, EvaluationText]":
     """Return a model without its memory, and a text as it reads it."""
     from models.checkpoint import load_model  # noqa: PLC0415 loads torch
     from models.evaluation import EvaluationText  # noqa: PLC0415 loads torch
@@ -262,7 +262,7 @@ def _load(directory: Path, content: str, device: Device) -> "tuple[Transformer, 
     place = torch_device(device)
     dtype = TORCH_DTYPES[Dtype.BF16 if place.type == "cuda" else Dtype.FP32]
     backbone = load_model(directory, dtype=dtype, device=place, with_memory=False).eval()
-    return backbone, EvaluationText.from_text(content, load_tokenizer(directory / TOKENIZER_FILE))
+    return backbone, EvaluationText.from_documents(documents, load_tokenizer(directory / TOKENIZER_FILE))
 
 
 def _find_spectra(

@@ -57,7 +57,7 @@ def computed_rows(model):
 
 
 @pytest.mark.parametrize("config", [MEMORY, FLEX], ids=["memoryllm", "flex"])
-@pytest.mark.parametrize("encoding", list(Encoding))
+@pytest.mark.parametrize("encoding", DTYPES)
 def test_the_plain_library_reads_rows_that_equal_the_ffns_output(tmp_path, small_chunks, config, encoding):
     model = random_model(config)
     save_checkpoint(model, tmp_path / "model")

@@ -9,6 +9,7 @@ from paging import Encoding, TableGeometry, TableWriter
 from paging.manifest import manifest_digest
 
 FINGERPRINT = "weights-1"
+FLOATS = [encoding for encoding in Encoding if encoding.is_float]
 
 
 def small_geometry(vocab_size=10, hidden_size=64, num_layers=3, encoding=Encoding.BF16):

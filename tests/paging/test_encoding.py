@@ -1,8 +1,17 @@
 import pytest
 import torch
 
-from paging import Encoding, EncodingError, Segment, TableGeometry, decode_layer, encode_rows, torch_dtype
-from tests.paging.sample_tables import small_geometry
+from paging import (
+    Encoding,
+    EncodingError,
+    LayerEncoding,
+    Segment,
+    TableGeometry,
+    decode_layer,
+    encode_rows,
+    torch_dtype,
+)
+from tests.paging.sample_tables import FLOATS, small_geometry
 
 
 def mixed_geometry(hidden_size):
@@ -14,7 +23,7 @@ def mixed_geometry(hidden_size):
     return TableGeometry(hidden_size=hidden_size, num_layers=3, vocab_size=10, segments=tuple(segments))
 
 
-@pytest.mark.parametrize("encoding", list(Encoding))
+@pytest.mark.parametrize("encoding", FLOATS)
 def test_decoded_values_are_the_rounded_ones(encoding):
     geometry = small_geometry(encoding=encoding)
     values = torch.randn(5, 3, 64)
@@ -56,6 +65,10 @@ def test_ties_round_to_even():
         (Encoding.BF16, 3.4e38, "does not fit bf16; use fp32"),
         (Encoding.FP32, float("nan"), "is not finite"),
         (Encoding.BF16, float("-inf"), "is not finite"),
+        (Encoding.INT8, float("nan"), "is not finite"),
+        (Encoding.INT4, float("inf"), "is not finite"),
+        (Encoding.INT8, -2e38, "does not fit int8; use bf16 or fp32"),
+        (Encoding.INT4, 2e38, "does not fit int4; use bf16 or fp32"),
     ],
 )
 def test_value_that_does_not_fit_is_named_by_row_and_layer(encoding, value, advice):
@@ -63,6 +76,20 @@ def test_value_that_does_not_fit_is_named_by_row_and_layer(encoding, value, advi
     values[2, 1, 5] = value
     with pytest.raises(EncodingError, match=rf"^row 102, layer 1: the value .* {advice}"):
         encode_rows(values, small_geometry(encoding=encoding), first_row=100)
+
+
+def test_value_that_is_no_number_is_named_in_a_layer_with_a_rank():
+    geometry = small_geometry(encoding=LayerEncoding(Encoding.INT8, None, 2))
+    values = torch.zeros(4, 3, 64)
+    values[2, 1, 5] = float("nan")
+    with pytest.raises(EncodingError, match=r"^row 102, layer 1: the value nan is not finite"):
+        encode_rows(values, geometry, first_row=100, bases={layer: torch.eye(64)[:2] for layer in range(3)})
+
+
+def test_rows_with_ranks_cannot_be_encoded_without_their_bases():
+    geometry = small_geometry(encoding=LayerEncoding(Encoding.BF16, None, 2))
+    with pytest.raises(ValueError, match="bases are"):
+        encode_rows(torch.zeros(4, 3, 64), geometry)
 
 
 def test_value_that_does_not_fit_one_of_mixed_encodings_is_named():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from paging import Encoding, Segment, TableGeometry
+from paging import Encoding, LayerEncoding, Segment, TableGeometry
 from paging.layers import LayerReader
 from paging.slab import HostSlab
 from tests.paging.pager_fakes import GEOMETRY, StepStorage, keys, make_pager, random_rows
@@ -79,7 +79,7 @@ def reader(geometry, num_slots=3):
 
 @pytest.mark.parametrize("encoding", Encoding)
 def test_layers_decoded_together_are_those_decoded_one_by_one(encoding):
-    geometry = TableGeometry.uniform(hidden_size=40, num_layers=5, vocab_size=8, encoding=encoding, layers=(0, 2, 3))
+    geometry = TableGeometry.uniform(hidden_size=96, num_layers=5, vocab_size=8, encoding=encoding, layers=(0, 2, 3))
     layers, index_N = reader(geometry), torch.tensor([2, 0, 2])
     decoded = layers.decode(index_N, None)
     assert [0, 2, 3] == list(decoded)
@@ -87,13 +87,25 @@ def test_layers_decoded_together_are_those_decoded_one_by_one(encoding):
         assert torch.equal(bits(layers.gather(index_N, layer)), bits(values_ND))
 
 
-def test_layers_of_different_encodings_are_decoded_one_by_one():
+def test_layers_of_different_encodings_are_decoded_each_in_its_own():
     segments = (
         Segment(layer=0, offset=0, num_bytes=16, encoding=Encoding.BF16),
         Segment(layer=1, offset=16, num_bytes=32, encoding=Encoding.FP32),
     )
     geometry = TableGeometry(hidden_size=8, num_layers=2, vocab_size=8, segments=segments)
-    assert {} == reader(geometry).decode(torch.tensor([0]), None)
+    layers, index_N = reader(geometry), torch.tensor([1, 0])
+    decoded = layers.decode(index_N, None)
+    assert [torch.bfloat16, torch.float32] == [values_ND.dtype for values_ND in decoded.values()]
+    for layer, values_ND in decoded.items():
+        assert torch.equal(bits(layers.gather(index_N, layer)), bits(values_ND))
+
+
+def test_layers_with_ranks_are_not_read_without_their_bases():
+    geometry = TableGeometry.uniform(
+        hidden_size=8, num_layers=2, vocab_size=8, encoding=LayerEncoding(Encoding.BF16, None, 4)
+    )
+    with pytest.raises(ValueError, match="there are bases of"):
+        reader(geometry)
 
 
 def test_so_many_rows_that_they_would_take_much_memory_are_decoded_one_layer_at_a_time():

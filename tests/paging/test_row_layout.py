@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paging import Encoding, Segment, TableFormatError, TableGeometry
+from paging import Encoding, LayerEncoding, Segment, TableFormatError, TableGeometry
 from paging.geometry import aligned_stride
 from paging.header import TensorEntry, safetensors_header, shard_header
+from paging.shard_plan import table_bytes
+from tests.paging.sample_tables import FLOATS
 
-ENCODINGS = st.sampled_from(list(Encoding))
+ENCODINGS = st.sampled_from(FLOATS)
 
 
 def segment(**changes):
@@ -85,7 +87,12 @@ def test_row_of_the_1b_model_is_24_pages():
         pytest.param((segment(layer=-1),), id="negative layer"),
         pytest.param((segment(num_bytes=6),), id="wrong length"),
         pytest.param((segment(group_size=32),), id="group size of a float encoding"),
-        pytest.param((segment(rank=2),), id="rank of a float encoding"),
+        pytest.param((segment(rank=2),), id="bytes of more values than the rank"),
+        pytest.param((segment(rank=5, num_bytes=10),), id="rank above the hidden size"),
+        pytest.param((segment(rank=0, num_bytes=0),), id="rank of nothing"),
+        pytest.param((segment(encoding=Encoding.INT4, num_bytes=6),), id="int4 without a group size"),
+        pytest.param((segment(encoding=Encoding.INT4, num_bytes=7, group_size=2),), id="unknown group size"),
+        pytest.param((segment(encoding=Encoding.INT8, num_bytes=8, group_size=32),), id="group size of int8"),
     ],
 )
 def test_geometry_refuses_segments_that_do_not_fit(segments):
@@ -98,3 +105,40 @@ def test_geometry_refuses_sizes_below_one(name):
     sizes = {"hidden_size": 4, "num_layers": 2, "vocab_size": 1, name: 0}
     with pytest.raises(TableFormatError, match=name):
         TableGeometry(**sizes, segments=(segment(),))
+
+
+@pytest.mark.parametrize(
+    ("text", "payload", "file"),
+    [("int8", 0.51, 0.51), ("int4/32", 0.28, 0.28), ("int4/64", 0.28, 0.28), ("int4/128", 0.28, 0.28)],
+)
+def test_rows_of_the_1b_model_shrink_to_their_share_on_disk_too(text, payload, file):
+    sizes = {"hidden_size": 2048, "num_layers": 24, "vocab_size": 128256}
+    whole = TableGeometry.uniform(**sizes, encoding=Encoding.BF16)
+    small = TableGeometry.uniform(**sizes, encoding=LayerEncoding.parse(text))
+    assert small.row_bytes <= payload * whole.row_bytes
+    assert table_bytes(small, num_rows=128256) <= file * table_bytes(whole, num_rows=128256)
+
+
+def test_neighbours_of_one_kind_make_a_run():
+    kinds = [LayerEncoding.parse(text) for text in ("int8", "int8", "int4/32", "int8@32", "int8@32")]
+    geometry = TableGeometry.mixed(
+        hidden_size=64, num_layers=9, vocab_size=1, kinds=dict(zip((0, 2, 3, 7, 8), kinds, strict=True))
+    )
+    assert [(0, 2), (3,), (7, 8)] == [run.layers for run in geometry.runs]
+    assert [(0, 68), (136, 38), (174, 36)] == [(run.offset, run.segment_bytes) for run in geometry.runs]
+    assert geometry.row_bytes == geometry.runs[-1].end
+    assert {7: 32, 8: 32} == geometry.ranks
+
+
+def test_tables_of_plain_floats_stay_in_version_1():
+    sizes = {"hidden_size": 64, "num_layers": 2, "vocab_size": 3}
+    versions = {
+        text: TableGeometry.uniform(**sizes, encoding=LayerEncoding.parse(text)).format_version
+        for text in ("bf16", "fp32", "int8", "int4/64", "bf16@8")
+    }
+    assert {"bf16": 1, "fp32": 1, "int8": 2, "int4/64": 2, "bf16@8": 2} == versions
+
+
+def test_a_geometry_says_in_words_how_layers_are_stored():
+    kinds = {0: LayerEncoding.parse("int8"), 1: LayerEncoding.parse("int4/32"), 2: LayerEncoding.parse("int8")}
+    assert "int8 x 2, int4/32 x 1" == TableGeometry.mixed(hidden_size=32, num_layers=3, vocab_size=1, kinds=kinds).label

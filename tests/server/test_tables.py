@@ -43,7 +43,7 @@ def test_export_of_a_dense_model_is_a_mistake(fails, dense_model):
 
 def test_export_prints_the_rate_for_people(tolbooth, memory_model):
     lines = tolbooth("export-tol", memory_model).out.splitlines()
-    assert ["table", "rows", "bytes", "seconds", "rate"] == [line.split()[0] for line in lines]
+    assert ["table", "rows", "bytes", "encoding", "seconds", "rate"] == [line.split()[0] for line in lines]
 
 
 def test_verify_reports_a_sound_table(tolbooth, memory_model):
