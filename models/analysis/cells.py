@@ -117,8 +117,9 @@ def rms_norm(x_Cd: Floats, weight_d: Floats, eps: float) -> Floats:
 
 def unit(x_Cd: Floats) -> Floats:
     """Return vectors at length 1; zeros stay zeros."""
-    lengths_C1 = np.linalg.norm(x_Cd, axis=1, keepdims=True)
-    units: Floats = x_Cd / np.where(lengths_C1 > 0, lengths_C1, np.float32(1))
+    lengths_C1: Floats = np.linalg.norm(x_Cd, axis=1, keepdims=True).astype(np.float32)
+    lengths_C1[lengths_C1 == 0] = 1
+    units: Floats = x_Cd / lengths_C1
     return units
 
 

@@ -31,7 +31,7 @@ class Highest:
     def add(self, values_RC: npt.NDArray[Any], ids_C: Ids) -> None:
         """Take in a chunk: each list's values of the same candidates."""
         values = np.concatenate((self._values, values_RC), axis=1, dtype=np.float32)
-        ids = np.concatenate((self._ids, np.broadcast_to(ids_C, values_RC.shape)), axis=1)
+        ids = np.concatenate((self._ids, np.broadcast_to(ids_C, values_RC.shape)), axis=1, dtype=np.int64)
         if values.shape[1] > self._n:
             kept = np.argpartition(-self._keys(values), self._n - 1, axis=1)[:, : self._n]
             values, ids = np.take_along_axis(values, kept, 1), np.take_along_axis(ids, kept, 1)

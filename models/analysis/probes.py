@@ -62,10 +62,10 @@ class Probe:
 
 
 class _Place(NamedTuple):
-    """A word of the text: position `index` of a document."""
+    """A word of the text: a position in a document."""
 
     document: int
-    index: int
+    position: int
 
 
 class ProbeText:
@@ -81,10 +81,10 @@ class ProbeText:
         self._random = np.random.default_rng(seed)
         self._is_word = [_WORD.fullmatch(text) is not None for text in self._texts]
         self._places = [
-            _Place(number, index)
+            _Place(number, position)
             for number, ids in enumerate(documents)
-            for index in range(len(ids) - 1)
-            if self._is_word[ids[index]] and not self._continues(ids[index + 1])
+            for position in range(len(ids) - 1)
+            if self._is_word[ids[position]] and not self._continues(ids[position + 1])
         ]
         self._counts = Counter(self._id_at(place) for place in self._places)
         inside = Counter(self._id_at(place) for place in self._places if self._is_inside(place))
@@ -110,7 +110,7 @@ class ProbeText:
         followers: defaultdict[int, set[int]] = defaultdict(set)
         before: defaultdict[int, Counter[int]] = defaultdict(Counter)
         for place, following in pairwise(self._places):
-            if following == (place.document, place.index + 1):
+            if following == (place.document, place.position + 1):
                 pair = (self._id_at(place), self._id_at(following))
                 pairs[pair] += 1
                 places[pair].append(following)
@@ -154,8 +154,8 @@ class ProbeText:
         questions: list[Question] = []
         asked: Counter[int] = Counter()
         names = [place for place in self._places if self._id_at(place) in self._names and self._is_inside(place)]
-        for position in self._random.permutation(len(names)):
-            place = names[position]
+        for chosen in self._random.permutation(len(names)):
+            place = names[chosen]
             answer = self._id_at(place)
             context = self._before(place, _NAME_CONTEXT)
             if len(questions) == MOST_QUESTIONS:
@@ -205,16 +205,16 @@ class ProbeText:
 
     def _before(self, place: _Place, most: int) -> tuple[int, ...]:
         ids = self._documents[place.document]
-        return (self._end_id, *ids[max(0, place.index - most) : place.index])
+        return (self._end_id, *ids[max(0, place.position - most) : place.position])
 
     def _is_inside(self, place: _Place) -> bool:
         """Whether a word is not the first of its sentence."""
-        if place.index == 0:
+        if place.position == 0:
             return False
-        return not _ENDS_SENTENCE.search(self._texts[self._documents[place.document][place.index - 1]])
+        return not _ENDS_SENTENCE.search(self._texts[self._documents[place.document][place.position - 1]])
 
     def _id_at(self, place: _Place) -> int:
-        return self._documents[place.document][place.index]
+        return self._documents[place.document][place.position]
 
     def _continues(self, token_id: int) -> bool:
         """Whether a token goes on with the word before it."""

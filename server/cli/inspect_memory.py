@@ -13,7 +13,7 @@ from models.analysis.lens import promoted_tokens
 from models.analysis.neighbours import Neighbours, nearest_tokens
 from models.analysis.survey import count_outliers, top_tokens
 from models.errors import ConfigError
-from server.cli.inspected import NUM_CLUSTERS, ClustersOption, Inspected, LayerOption, SampledText
+from server.cli.inspected import NUM_CLUSTERS, ClustersOption, Inspected, InspectedText, LayerOption
 from server.cli.options import JsonOption, ModelArgument
 from server.cli.output import print_facts, print_json
 from server.progress import Progress
@@ -40,7 +40,7 @@ def token(
     memory = inspected.memory
     token_id = inspected.token_id(text)
     layers = range(memory.config.num_hidden_layers) if layer is None else [layer]
-    found = []
+    found: list[dict[str, Any]] = []
     with Progress() as progress:
         for number in layers:
             cells = memory.cells(number)
@@ -133,7 +133,7 @@ def clusters(
     inspected = Inspected.find(model)
     memory = inspected.memory
     cells = memory.cells(layer)
-    vocabulary = inspected.vocabulary(SampledText(text) if text else None)
+    vocabulary = inspected.vocabulary(InspectedText(text) if text else None)
     with Progress() as progress:
         clustering = find_clusters(memory, cells, clusters, on_progress=progress.phase("clusters"))
     found = cluster_findings(clustering, vocabulary.traits)

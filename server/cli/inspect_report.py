@@ -12,7 +12,7 @@ from models.analysis.probes import CHANCE
 from models.analysis.report import check_page, count_named, write_report
 from models.bundled import DEFAULT_MODEL
 from server.cli.inspect_worth import worths
-from server.cli.inspected import NUM_CLUSTERS, BesideOption, ClustersOption, Inspected, SampledText, TextOption
+from server.cli.inspected import NUM_CLUSTERS, BesideOption, ClustersOption, Inspected, InspectedText, TextOption
 from server.cli.options import DeviceOption, JsonOption, ModelArgument
 from server.cli.output import print_facts, print_json
 from server.engine.choices import Device
@@ -38,7 +38,7 @@ def report(
     check_page(out)
     inspected = Inspected.find(model)
     memory = inspected.memory
-    sample = SampledText(text)
+    sample = InspectedText(text)
     with Progress() as progress:
         models = worths(model, beside, sample, device, progress)
         found = memory_findings(
@@ -56,7 +56,7 @@ def report(
                 "cells": config.intermediate_size,
                 "parameters": config.total_params,
             },
-            "text": {"files": [file.name for file in sample.files], "bytes": sample.num_bytes},
+            "text": {"files": [file.name for file in sample.files], "bytes": sample.measured.num_bytes},
             "memory": found,
             "importance": [each for worth in models for each in worth.importance()],
             "alpha": [each for worth in models for each in worth.alpha()],

@@ -7,7 +7,7 @@ from models.analysis.probes import CHANCE, Probe, ProbeText
 from models.analysis.stored_matrices import StoredMatrices
 from models.bundled import DEFAULT_MODEL
 from models.tokenizer import encode_batch, end_of_text_id
-from server.cli.inspected import BesideOption, Inspected, SampledText, TextOption
+from server.cli.inspected import BesideOption, Inspected, InspectedText, TextOption
 from server.cli.options import DeviceOption, JsonOption, ModelArgument
 from server.cli.output import print_facts, print_json, print_table
 from server.engine.choices import Device, Memory
@@ -32,12 +32,12 @@ def layers(
 
     Example: tolbooth inspect layers demo --beside demo-dense --text book.txt
     """
-    sample = SampledText(text)
+    sample = InspectedText(text)
     with Progress() as progress:
         models = worths(model, beside, sample, device, progress)
         found = [each for worth in models for each in worth.importance()]
     if json:
-        print_json({"bytes": sample.num_bytes, "importance": found})
+        print_json({"bytes": sample.measured.num_bytes, "importance": found})
         return
     most = max(len(each["without"]) for each in found)
     rows = [
@@ -64,13 +64,13 @@ def alpha(
 
     Example: tolbooth inspect alpha demo --beside demo-flex3 --text book.txt
     """
-    sample = SampledText(text)
+    sample = InspectedText(text)
     with Progress() as progress:
         models = worths(model, beside, sample, device, progress)
         found = [each for worth in models for each in worth.alpha()]
     probes = [{"model": worth.name, "probes": worth.probe_facts()} for worth in models]
     if json:
-        print_json({"bytes": sample.num_bytes, "chance": CHANCE, "alpha": found, "probes": probes})
+        print_json({"bytes": sample.measured.num_bytes, "chance": CHANCE, "alpha": found, "probes": probes})
         return
     headers = ["", *(f"{point['alpha']:.1f}" for point in found[0]["points"])]
     rows = []
@@ -88,7 +88,7 @@ def alpha(
 class Worth:
     """Measurements of one model on one text; it is loaded when the first is asked for."""
 
-    def __init__(self, name: str, sample: SampledText, device: Device, progress: Progress) -> None:
+    def __init__(self, name: str, sample: InspectedText, device: Device, progress: Progress) -> None:
         self.inspected = Inspected.find(name)
         self.name = name
         self._sample = sample
@@ -101,7 +101,7 @@ class Worth:
         """Questions in this model's tokens; none of a sort for which the text is too short."""
         if self._probes is None:
             tokenizer = self.inspected.tokenizer
-            documents = encode_batch(tokenizer, self._sample.read)
+            documents = encode_batch(tokenizer, self._sample.learned.documents)
             self._probes = ProbeText(documents, self.inspected.tokens, end_of_text_id(tokenizer)).probes()
         return self._probes
 
@@ -123,7 +123,7 @@ class Worth:
         from models.evaluation import EvaluationText  # noqa: PLC0415 loads torch
 
         with self._load() as loaded:
-            text = EvaluationText.from_text(self._sample.content, self.inspected.tokenizer)
+            text = EvaluationText.from_text(self._sample.measured.content, self.inspected.tokenizer)
             measured = [
                 ablation.layer_importance(
                     loaded.model,
@@ -142,7 +142,7 @@ class Worth:
         from models.evaluation import EvaluationText  # noqa: PLC0415 loads torch
 
         with self._load() as loaded:
-            text = EvaluationText.from_text(self._sample.content, self.inspected.tokenizer)
+            text = EvaluationText.from_text(self._sample.measured.content, self.inspected.tokenizer)
             part = ablation.parts_of(self.inspected.config)[0]
             told = self._progress.phase(f"{self.name} at each alpha")
             points = ablation.alpha_sweep(loaded.model, loaded.rows, text, self.probes, part, on_progress=told)
@@ -169,7 +169,7 @@ class Worth:
 
 
 def worths(
-    model: str | None, beside: list[str] | None, sample: SampledText, device: Device, progress: Progress
+    model: str | None, beside: list[str] | None, sample: InspectedText, device: Device, progress: Progress
 ) -> list[Worth]:
     """Return the models to measure; one that is not there raises `CheckpointError` before any is measured."""
     return [Worth(name, sample, device, progress) for name in [model or DEFAULT_MODEL, *(beside or [])]]

@@ -33,10 +33,12 @@ LayerOption = Annotated[int, typer.Option(min=0, help="The layer, from 0.")]
 ClustersOption = Annotated[int, typer.Option(min=2, help="Clusters of a layer.")]
 NUM_CLUSTERS = 48
 
-_MEASURED_BYTES, _MEASURED_WINDOW = 1 << 16, 1 << 13
+_MEASURED_BYTES = 1 << 16
 """Of a longer text so many bytes are measured on: a few minutes for all measurements of a small model on one core."""
-_READ_BYTES, _READ_WINDOW = 1 << 23, 1 << 16
+_LEARNED_BYTES = 1 << 23
 """Of a longer text so many bytes are read for collocations, and for the company that tokens keep."""
+_WINDOWS = 8
+"""Places of a longer text that a sample is taken from."""
 
 
 @dataclass(frozen=True)
@@ -85,45 +87,55 @@ class Inspected:
         """Return the token that a person means: its text as it is, or its id as `#17`. Raises `ConfigError`."""
         return token_id(self.tokenizer, text, vocab_size=self.config.vocab_size)
 
-    def vocabulary(self, text: "SampledText | None") -> Vocabulary:
+    def vocabulary(self, text: "InspectedText | None") -> Vocabulary:
         """Return what clusters are named by; without a text, nothing is known of the company that tokens keep."""
         traits = spelling_traits(self.tokens)
         if self.counts is not None:
             traits |= count_traits(self.counts)
         if text is not None:
-            traits |= company_traits(encode_batch(self.tokenizer, text.read), self.tokens)
+            traits |= company_traits(encode_batch(self.tokenizer, text.learned.documents), self.tokens)
         return Vocabulary(traits=traits, counts_V=self.counts)
 
 
 @dataclass(frozen=True)
 class SampledText:
-    """A text of which no more is taken than is needed; where it is longer, in windows spread evenly over it."""
+    """A text, or windows spread evenly over one that is longer."""
+
+    documents: list[str]
+
+    @classmethod
+    def read(cls, files: list[Path], *, max_bytes: int) -> "SampledText":
+        """Read as much of the files as is needed; raises `CorpusError` where they cannot be read or say nothing."""
+        documents = list(sample_text(files, max_bytes=max_bytes, window_bytes=max(1, max_bytes // _WINDOWS)))
+        if not any(document.strip() for document in documents):
+            raise CorpusError(f"no text in {', '.join(map(str, files))}; give a file that says something")
+        return cls(documents)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the documents."""
+        return sum(len(document.encode()) for document in self.documents)
+
+    @property
+    def content(self) -> str:
+        """The documents as one text, with lines between them that say where one ends."""
+        return f"{END_OF_TEXT}\n".join(
+            document if document.endswith("\n") else document + "\n" for document in self.documents
+        )
+
+
+@dataclass(frozen=True)
+class InspectedText:
+    """A text to measure models on and to learn of words from: of a long one, no more is taken than is needed."""
 
     files: list[Path]
 
     @cached_property
-    def measured(self) -> list[str]:
-        """Documents of at most 64 KiB in all, to measure models on; raises `CorpusError` where they say nothing."""
-        documents = list(sample_text(self.files, max_bytes=_MEASURED_BYTES, window_bytes=_MEASURED_WINDOW))
-        if not any(document.strip() for document in documents):
-            raise CorpusError(
-                f"{', '.join(map(str, self.files))} has no text to measure on; give one that says something"
-            )
-        return documents
+    def measured(self) -> SampledText:
+        """At most 64 KiB, to measure models on; raises `CorpusError`."""
+        return SampledText.read(self.files, max_bytes=_MEASURED_BYTES)
 
     @cached_property
-    def read(self) -> list[str]:
-        """Documents of at most 8 MiB in all, to learn from; raises `CorpusError`."""
-        return list(sample_text(self.files, max_bytes=_READ_BYTES, window_bytes=_READ_WINDOW))
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes that are measured on."""
-        return sum(len(document.encode()) for document in self.measured)
-
-    @property
-    def content(self) -> str:
-        """The measured documents as one text, with lines between them that say where one ends."""
-        return f"{END_OF_TEXT}\n".join(
-            document if document.endswith("\n") else document + "\n" for document in self.measured
-        )
+    def learned(self) -> SampledText:
+        """At most 8 MiB, to learn of words from; raises `CorpusError`."""
+        return SampledText.read(self.files, max_bytes=_LEARNED_BYTES)

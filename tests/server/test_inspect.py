@@ -17,7 +17,7 @@ def _little_work(monkeypatch):
     monkeypatch.setattr(findings_module, "_MAP_TOKENS", 40)
     monkeypatch.setattr(probes_module, "LEAST_QUESTIONS", 5)
     monkeypatch.setattr(probes_module, "MOST_QUESTIONS", 10)
-    monkeypatch.setattr(probes_module, "_LIST_WORDS", 4)
+    monkeypatch.setattr(probes_module, "_LIST_WORDS", 6)
 
 
 @pytest.fixture

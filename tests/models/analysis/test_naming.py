@@ -59,12 +59,34 @@ def test_counts_tell_common_tokens_from_rare_ones():
     assert list(range(10)) == np.flatnonzero(traits["rare tokens (the rarest tenth)"]).tolist()
 
 
-def test_company_is_the_token_before_that_is_seen_most():
-    tokens = [b" the", b" to", *[f" n{index}".encode() for index in range(6)], b" go"]
-    nouns = [[0, noun] * 3 for noun in range(2, 8)]
-    traits = company_traits([*nouns, [1, 8] * 3, [1, 2]], tokens)
-    assert [2, 3, 4, 5, 6, 7] == np.flatnonzero(traits['seen mostly behind " the"']).tolist()
-    assert ['seen mostly behind " the"'] == list(traits)  # one token behind " to" is no group
+WORDS = [b" the", b" to", b".", *[f" noun{index}".encode() for index in range(6)]]
+WORDS += [f" do{index}".encode() for index in range(6)] + [b" st", b"ing"]
+
+
+def company(*sentences):
+    """The traits of `WORDS`, after each sentence was read ten times."""
+    return company_traits([list(sentence) for sentence in sentences for _ in range(10)], WORDS)
+
+
+def test_company_is_what_a_token_stands_behind_more_often_than_others():
+    traits = company(*[(0, noun, 2, 2) for noun in range(3, 9)], *[(1, verb, 2, 2) for verb in range(9, 15)])
+    assert list(range(3, 9)) == np.flatnonzero(traits['often behind " the"']).tolist()
+    assert list(range(9, 15)) == np.flatnonzero(traits['often behind " to"']).tolist()
+    assert 'often before "."' not in traits  # every second token is: that is not unusual
+
+
+def test_the_company_of_few_tokens_is_no_trait():
+    traits = company(*[(2, 0, noun, 2) for noun in range(3, 8)])
+    assert not any(name.startswith("often behind") for name in traits)
+
+
+def test_beginnings_of_words_are_known_by_what_follows_them():
+    traits = company((0, 15, 16, 2), (1, 9, 2))
+    assert [15] == np.flatnonzero(traits["beginnings of words that go on"]).tolist()
+
+
+def test_an_empty_text_tells_nothing():
+    assert not any(has.any() for has in company_traits([[]], WORDS).values())
 
 
 def flags(size, *indices):
@@ -73,7 +95,7 @@ def flags(size, *indices):
 
 def test_a_cluster_is_named_for_what_its_members_share_and_others_do_not():
     members = flags(100, *range(10))
-    traits = {"everything": np.ones(100, dtype=bool), "mostly": flags(100, *range(8)), "half": flags(100, *range(5))}
+    traits = {"everything": np.ones(100, dtype=bool), "mostly": flags(100, *range(8)), "some": flags(100, *range(4))}
     name = name_cluster(members, traits)
     assert ("mostly", 0.8, 0.08) == (name.name, name.confidence, name.base_rate)
     assert () == name.also
@@ -86,7 +108,7 @@ def test_the_rarer_of_two_equally_common_traits_names():
     assert ("narrow", ("wide",)) == (name.name, name.also)
 
 
-@pytest.mark.parametrize("covered", [0, 5])
+@pytest.mark.parametrize("covered", [0, 4])
 def test_a_cluster_of_which_no_trait_covers_enough_is_unnamed(covered):
     name = name_cluster(flags(100, *range(10)), {"some": flags(100, *range(covered))})
     assert covered / 10 < LEAST_SHARE

@@ -167,8 +167,8 @@ def test_a_browser_runs_the_page_without_errors(page, tmp_path):
     path = tmp_path / "page.html"
     # What goes wrong is written where the browser's dump of the page shows it.
     watch = (
-        "<script>const tell = (what) => { document.title = 'ERROR ' + what; };"
-        "addEventListener('error', (event) => tell(event.message)); console.error = tell; console.warn = tell;</script>"
+        "<script>addEventListener('error', (event) => console.error(event.message));"
+        "console.error = console.warn = (what) => { document.title = 'ERROR ' + what; };</script>"
     )
     path.write_text(page.replace("<head>", f"<head>{watch}", 1), encoding="utf-8")
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
