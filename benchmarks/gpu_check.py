@@ -236,8 +236,9 @@ def decode(  # noqa: PLR0917
             milliseconds = result.value(name).median
             floor = 1e3 * floor_bytes(arm.engine, num_streams, PROMPT_TOKENS + num_tokens / 2) / bandwidth
             facts.append(
-                f"1B, {num_streams} at once, {name}: {milliseconds:.2f} ms a step, {floor / milliseconds:.0%} "
-                f"of its floor of {floor:.2f} ms, miss rate {arm.miss_rate:.4f}, {memory_bytes[name] / 1e9:.2f} GB of the device"
+                f"1B, {num_streams} at once, {name}: {milliseconds:.2f} ms a step, "
+                f"{floor / milliseconds:.0%} of its floor of {floor:.2f} ms, miss rate {arm.miss_rate:.4f}, "
+                f"{memory_bytes[name] / 1e9:.2f} GB of the device"
             )
         dense_share = (
             1e3 * floor_bytes(measured["dense"].engine, num_streams, PROMPT_TOKENS + num_tokens / 2) / bandwidth
@@ -277,8 +278,9 @@ def prefill(scratch: Path, ids: Any, rounds: int, facts: list[str]) -> None:
             warm.append(run_prompt(engine, prompt))
     rows = statistics.median(num_rows)
     facts.append(
-        f"1B, a prompt of 2,048 tokens with {rows:.0f} different rows: "
-        f"cold {1e3 * statistics.median(cold):.1f} ms, warm {1e3 * statistics.median(warm):.1f} ms; cold reads {rows * 98_304 / statistics.median(cold) / 1e9:.2f} GB/s"
+        f"1B, a prompt of 2,048 tokens with {rows:.0f} different rows: cold {1e3 * statistics.median(cold):.1f} ms, "
+        f"warm {1e3 * statistics.median(warm):.1f} ms; "
+        f"cold reads {rows * 98_304 / statistics.median(cold) / 1e9:.2f} GB/s"
     )
 
 
