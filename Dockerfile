@@ -53,5 +53,7 @@ EXPOSE 8000
 STOPSIGNAL SIGTERM
 # Loading a large model takes minutes; until it is done /health says 503.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=600s --retries=3 CMD ["python3", "-I", "/opt/healthcheck.py"]
-ENTRYPOINT ["tolbooth"]
+# The kernel drops signals to a process 1 without a handler, and Python takes seconds to have one; and somebody must reap orphans.
+# One child only: the engine must not get the signal, it has requests to end.
+ENTRYPOINT ["dumb-init", "--single-child", "--", "tolbooth"]
 CMD ["serve"]

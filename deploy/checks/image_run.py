@@ -11,7 +11,7 @@ from pathlib import Path
 from deploy.checks.image_build import Image
 from deploy.checks.processes import CheckError, eventually, running
 
-_SETUP = """
+_SETUP = r"""
 set -eu
 root=$1; shift
 mount --make-rprivate /
@@ -31,7 +31,8 @@ if touch "$root/written" 2>"$root/tmp/refusal"; then
     echo "error: the root file system can be written to" >&2; exit 99
 fi
 cat "$root/tmp/refusal" >&2
-exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all chroot --userspec="$OWNER:$OWNER" --groups= "$root" "$@"
+exec setpriv --no-new-privs --bounding-set=-all,+sys_chroot,+setuid,+setgid --inh-caps=-all \
+    chroot --userspec="$OWNER:$OWNER" --groups= "$root" "$@"
 """
 
 
@@ -52,9 +53,12 @@ class Container:
     @property
     def pid(self) -> int:
         """The first process, by its number outside."""
-        pids = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii").split()
-        if not pids:
-            raise CheckError(f"the container has ended: {self.output[-2000:]}")
+        pids: list[str] = []
+        while not pids:  # unshare has not forked yet
+            if self.process.poll() is not None:
+                raise CheckError(f"the container has ended: {self.output[-2000:]}")
+            with contextlib.suppress(FileNotFoundError):
+                pids = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text("ascii").split()
         return int(pids[0])
 
     @property
@@ -66,9 +70,17 @@ class Container:
     def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
         """Run another program inside, as the same user."""
         owner = self.image.user.partition(":")[0]
-        entered = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--root", "--wd=/"]
-        entered += ["setpriv", "--no-new-privs", f"--reuid={owner}", f"--regid={owner}", "--clear-groups"]
-        entered += ["env", "-i", *self._variables, *command]
+        entered = [
+            "setpriv",
+            "--no-new-privs",
+            "nsenter",
+            f"--target={self.pid}",
+            "--mount",
+            "--pid",
+            "--root",
+            "--wd=/",
+        ]
+        entered += [f"--setuid={owner}", f"--setgid={owner}", "/usr/bin/env", "-i", *self._variables, *command]
         return subprocess.run(entered, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603 a check's own
 
 

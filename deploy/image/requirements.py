@@ -2,8 +2,9 @@
 
     python requirements.py pyproject.toml constraints.txt FOLDER
 
-Requirements are those of pyproject.toml, with the extra `hub`. Constraints are the pinned versions, but for torch where
-the environment has one that pyproject.toml admits: a base image's build fits its CUDA libraries.
+Requirements are those of pyproject.toml, with the extra `hub`, and an init for process 1. Constraints are the pinned
+versions, but for torch where the environment has one that pyproject.toml admits: a base image's build fits its CUDA
+libraries.
 """
 
 import importlib.metadata
@@ -13,11 +14,13 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+_INIT = "dumb-init==1.2.5.post1"
+
 
 def main(project: Path, constraints: Path, folder: Path) -> None:
     """Read `project` and `constraints`, write both files into `folder`."""
     tables = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
-    requirements = [*tables["dependencies"], *tables["optional-dependencies"]["hub"]]
+    requirements = [*tables["dependencies"], *tables["optional-dependencies"]["hub"], _INIT]
     (torch,) = (each for each in map(Requirement, requirements) if each.name == "torch")
     lines = constraints.read_text(encoding="utf-8").splitlines()
     if has(torch):

@@ -58,8 +58,10 @@ def test_the_image_asks_for_its_own_health():
     assert "COPY deploy/image/healthcheck.py /opt/healthcheck.py" in FINAL
 
 
-def test_signals_reach_the_server_and_not_a_shell():
-    assert ['["tolbooth"]'] == re.findall(r"^ENTRYPOINT (.+)$", FINAL, flags=re.MULTILINE)
+def test_signals_reach_the_server_alone_and_not_a_shell():
+    assert ['["dumb-init", "--single-child", "--", "tolbooth"]'] == re.findall(
+        r"^ENTRYPOINT (.+)$", FINAL, flags=re.MULTILINE
+    )
     assert ['["serve"]'] == re.findall(r"^CMD (.+)$", FINAL, flags=re.MULTILINE)
 
 

@@ -5,9 +5,10 @@ import json
 
 import pytest
 
-from deploy.checks.expressions import DASHBOARDS, panel_expressions, panels, variable_expressions
+from deploy.checks.expressions import DASHBOARDS, panel_expressions, panels, substituted, variable_expressions
+from deploy.checks.promql import selectors
 from deploy.grafana.build_dashboards import FOLDER, written
-from tests.deploy.known_metrics import unknown
+from tests.deploy.known_metrics import known, unknown
 
 _FORMS = {"timeseries", "stat", "table", "heatmap", "text", "row"}
 
@@ -57,6 +58,15 @@ def test_panels_are_numbered_and_do_not_overlap(path):
     ]
     assert len(set(taken)) == len(taken)
     assert max(x for x, _ in taken) < 24
+
+
+def test_a_table_shows_labels_that_there_are():
+    tables = [panel for path in DASHBOARDS for panel in panels(path) if panel["type"] == "table"]
+    assert tables
+    for panel in tables:
+        (selector,) = selectors(substituted(panel["targets"][0]["expr"], window="5m"))
+        shown = panel["transformations"][0]["options"]["include"]["names"]
+        assert set() == set(shown) - known()[selector.metric].keys()
 
 
 def test_dashboards_link_to_one_another():
