@@ -27,10 +27,10 @@ from paging import HotSetKeeper, TolboothError
 from paging.lease import Prefetch
 from server.engine.answers import Answers
 from server.engine.blocks import PrefixKey
-from server.engine.errors import RequestError
+from server.engine.errors import RequestError, report
 from server.engine.memory_options import LayerShares
 from server.engine.messages import EngineInfo, EngineStats, FinishReason, Request, RequestOutput
-from server.engine.outputs import StepOutputs, finish_reason, note_tiers, report, tier_of
+from server.engine.outputs import StepOutputs, finish_reason, note_tiers, tier_of
 from server.engine.pack_answers import PackAnswers
 from server.engine.packs import Packs
 from server.engine.questions import Answer, Question

@@ -6,7 +6,9 @@
 | `QueueFullError` | the engine has as many requests waiting as it takes; try again later     |
 """
 
-from paging import TolboothError
+import sys
+
+from paging import RowReadError, TolboothError
 
 
 class RequestError(TolboothError, ValueError):
@@ -20,3 +22,11 @@ class RequestError(TolboothError, ValueError):
 
 class QueueFullError(TolboothError):
     """As many requests wait as the engine takes."""
+
+
+def report(error: Exception) -> str:
+    """Return what callers are told of an error. Where a table's files lie is not their business: the log has that."""
+    if not isinstance(error, RowReadError) or error.path is None:
+        return str(error)
+    sys.stderr.write(f"error: {error}\n")
+    return str(error).replace(str(error.path), error.path.name)

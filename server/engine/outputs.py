@@ -3,13 +3,11 @@
 Knows when an output ends and what callers are told. Knows nothing of scheduling or tensors.
 """
 
-import sys
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from paging import RowReadError
 from server.engine.messages import ChoiceOutput, FinishReason, PositionLogprobs, RequestOutput, Tier
 from server.engine.sequence import RequestState, Sequence
 from server.engine.step_rows import Step
@@ -122,14 +120,6 @@ def note_tiers(step: Step) -> RowTiers:
         start += chunk.length
         last.append(of_chunk[-1])
     return RowTiers(last, [tiers.count(tier) for tier in range(len(_TIERS))])
-
-
-def report(error: Exception) -> str:
-    """Return what callers are told of an error. Where a table's files lie is not their business: the log has that."""
-    if not isinstance(error, RowReadError) or error.path is None:
-        return str(error)
-    sys.stderr.write(f"error: {error}\n")
-    return str(error).replace(str(error.path), error.path.name)
 
 
 def tier_of(number: int) -> Tier:

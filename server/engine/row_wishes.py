@@ -11,7 +11,7 @@ from paging.errors import LeaseTooLargeError
 from paging.keys import Keys
 from paging.lease import Lease, LeaseState
 from paging.pager import Pager
-from server.engine.errors import QueueFullError, RequestError
+from server.engine.errors import QueueFullError, RequestError, report
 
 _WARMED_AT_ONCE = 32
 """Rows that are warmed at a time: those that a request needs meanwhile are read after them."""
@@ -131,5 +131,5 @@ class RowWishes:
         self._warming = self._pager.lease(rows[:count])
 
     def _note(self, lease: Lease) -> None:
-        if lease.state is LeaseState.FAILED:
-            self.failure = f"{len(lease.keys)} rows were given up: {lease.error}"
+        if lease.error is not None:
+            self.failure = f"{len(lease.keys)} rows were given up: {report(lease.error)}"
