@@ -27,12 +27,11 @@ class Cells:
     """One layer's cells, in float32: 134 MB at 1B geometry."""
 
     layer: int
-    norm_d: Floats
     norm_eps: float
     keys_Kd: Floats
-    """Rows of `W_up`."""
+    """Rows of `W_up`, times the weights of the layer's norm."""
     gates_Kd: Floats
-    """Rows of `W_gate`."""
+    """Rows of `W_gate`, likewise."""
     values_dK: Floats
     """`W_down`: a cell's value is a column."""
 
@@ -43,14 +42,16 @@ class Cells:
 
     def coefficients(self, x0_Cd: Floats, cells_M: Ids | None = None) -> Floats:
         """Return `c_t` of tokens with these embeddings, [C, K]; [C, M] where only some cells are asked for."""
-        x_Cd = rms_norm(x0_Cd, self.norm_d, self.norm_eps)
+        scale_C1 = 1 / np.sqrt(mean_square(x0_Cd) + np.float32(self.norm_eps))
         keys, gates = (
             (self.keys_Kd, self.gates_Kd) if cells_M is None else (self.keys_Kd[cells_M], self.gates_Kd[cells_M])
         )
-        gate = x_Cd @ gates.T
+        gate: Floats = x0_Cd @ gates.T
+        gate *= scale_C1
         with np.errstate(over="ignore"):  # far below 0 the sigmoid is 1 / inf = 0, which is right
             gate /= 1 + np.exp(-gate)
-        gate *= x_Cd @ keys.T
+        gate *= x0_Cd @ keys.T
+        gate *= scale_C1
         return gate
 
     def parts(self, c_CK: Floats) -> Floats:
@@ -87,7 +88,9 @@ class CellMemory:
         d, K = config.hidden_size, config.intermediate_size
         shapes = {"up_proj": (K, d), "gate_proj": (K, d), "down_proj": (d, K), "norm": (d,)}
         up, gate, down, norm = (self._matrices.get(_name(layer, part), shape).whole() for part, shape in shapes.items())
-        return Cells(layer=layer, norm_d=norm, norm_eps=config.rms_norm_eps, keys_Kd=up, gates_Kd=gate, values_dK=down)
+        up *= norm
+        gate *= norm
+        return Cells(layer=layer, norm_eps=config.rms_norm_eps, keys_Kd=up, gates_Kd=gate, values_dK=down)
 
     def embeddings(self, token_ids_C: Ids | slice) -> Floats:
         """Return `X_0` of these tokens, [C, d]."""
@@ -111,8 +114,14 @@ class CellMemory:
 
 def rms_norm(x_Cd: Floats, weight_d: Floats, eps: float) -> Floats:
     """Return `x / rms(x) * weight`."""
-    normed: Floats = x_Cd / np.sqrt(np.mean(np.square(x_Cd), axis=-1, keepdims=True) + np.float32(eps)) * weight_d
+    normed: Floats = x_Cd / np.sqrt(mean_square(x_Cd) + np.float32(eps)) * weight_d
     return normed
+
+
+def mean_square(x_Cd: Floats) -> Floats:
+    """Return each vector's mean square, [C, 1]."""
+    squares_C1: Floats = np.einsum("cd,cd->c", x_Cd, x_Cd)[:, None] / np.float32(x_Cd.shape[1])
+    return squares_C1
 
 
 def unit(x_Cd: Floats) -> Floats:

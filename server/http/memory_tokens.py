@@ -27,7 +27,7 @@ from server.http.memory_token_messages import CellRead, NearToken, TokenMemory
 from server.http.openapi import describe
 from server.http.service import Service, json_response
 
-_SECONDS = 20.0
+_SECONDS = 30.0
 """For one answer, the wait for those before it included."""
 _DEFAULT_TOP, _MOST_TOP = 8, 32
 _MOST_KEPT = 1024

@@ -120,7 +120,6 @@ class Wide:
         self.embedding = draw((num_tokens, d), dtype=np.float32)
         self.wide = Cells(
             layer=0,
-            norm_d=np.ones(d, dtype=np.float32),
             norm_eps=1e-5,
             keys_Kd=draw((num_cells, d), dtype=np.float32),
             gates_Kd=draw((num_cells, d), dtype=np.float32),
