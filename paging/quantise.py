@@ -17,6 +17,8 @@ LARGEST = 2.0**127
 
 _DIVISORS = (7.0, 6.5, 7.3, 7.6, 8.0, 8.5, 9.0, 9.6, 10.4, 11.5)
 """A group's largest magnitude over its scale: what is tried. Beyond 7 something is cut off to make the rest finer."""
+_BLOCK_VALUES = 1 << 16
+"""Encoded at a time, so that what is tried again and again stays in a processor's cache."""
 _NOMINAL_MULTIPLIER = 128
 """Of the group with the largest magnitude, where that is 7 units: a power of two, so that exact scales stay exact."""
 
@@ -38,26 +40,39 @@ def encode_int4(values_MD: Tensor, group_size: int) -> Tensor:
 
     Each group's multiplier is, of those tried, the one with the least squared error.
     """
-    values_MGg = values_MD.reshape(len(values_MD), -1, group_size)
+    block = max(1, _BLOCK_VALUES // values_MD.shape[1])
+    blocks = [
+        _encode_int4_block(values_MD[start : start + block], group_size) for start in range(0, len(values_MD), block)
+    ]
+    return torch.cat(blocks) if blocks else _encode_int4_block(values_MD, group_size)
+
+
+def _encode_int4_block(values_MD: Tensor, group_size: int) -> Tensor:
+    num_groups = values_MD.shape[1] // group_size
+    values_MGg = values_MD.reshape(len(values_MD), num_groups, group_size)
     peak_MG = values_MGg.abs().amax(2)
     # In sixteenths: a nibble is decoded as the high half of a byte.
     step_M1 = _normal(peak_MG.amax(1, keepdim=True) / (7 * 16 * _NOMINAL_MULTIPLIER))
-    unit_MG = peak_MG / (16 * _divisor(step_M1))
-    best_MG = torch.full_like(peak_MG, torch.inf)
-    multiplier_MG, nibbles_MGg = torch.zeros_like(peak_MG), torch.zeros_like(values_MGg)
+    whole_M1 = 16 * _divisor(step_M1)
+    best_MG, multiplier_MG = torch.full_like(peak_MG, torch.inf), torch.zeros_like(peak_MG)
     for divisor in _DIVISORS:
-        tried_MG = (unit_MG / divisor).round_().clamp_(1, 255)
-        scale_MG1 = (16 * _divisor(step_M1) * tried_MG)[:, :, None]
-        tried_MGg = (values_MGg / scale_MG1).round_().clamp_(-8, 7)
-        error_MG = (tried_MGg * scale_MG1).sub_(values_MGg).square_().sum(2)
+        tried_MG = (peak_MG / (whole_M1 * divisor)).round_().clamp_(1, 255)
+        scale_MG1 = (whole_M1 * tried_MG)[:, :, None]
+        error_MGg = _in_units(values_MGg, scale_MG1).mul_(scale_MG1).sub_(values_MGg)
+        error_MG = error_MGg.square_().sum(2)
         better_MG = error_MG < best_MG
         best_MG = torch.where(better_MG, error_MG, best_MG)
         multiplier_MG = torch.where(better_MG, tried_MG, multiplier_MG)
-        nibbles_MGg = torch.where(better_MG[:, :, None], tried_MGg, nibbles_MGg)
-    nibbles_MD = nibbles_MGg.flatten(1).to(torch.int8).view(torch.uint8) & 0x0F
+    # Without a step everything is zero, whatever the multiplier.
+    units_MGg = _in_units(values_MGg, (whole_M1 * multiplier_MG.clamp_min(1))[:, :, None])
+    nibbles_MD = units_MGg.flatten(1).to(torch.int8).view(torch.uint8) & 0x0F
     half = nibbles_MD.shape[1] // 2
     packed_MH = nibbles_MD[:, :half] | (nibbles_MD[:, half:] << 4)
     return torch.cat([step_M1.view(torch.uint8), multiplier_MG.to(torch.uint8), packed_MH], dim=1)
+
+
+def _in_units(values_MGg: Tensor, scale_MG1: Tensor) -> Tensor:
+    return (values_MGg / scale_MG1).round_().clamp_(-8, 7)
 
 
 def decode_int4(encoded: Tensor, group_size: int) -> Tensor:
