@@ -137,6 +137,26 @@ def test_a_completion_streams_and_its_tokens_show_where_their_rows_came_from(vis
     assert [] == page.errors
 
 
+def test_a_click_on_a_token_shows_what_it_reads(visit):
+    page = visit()
+    page.fill("#max", "5")
+    page.click("#go")
+    await_text(page, "#result", r"tokens.*\.$")
+    page.locator("#output span:not(.prompt)").first.click()
+    await_text(page, "#tokennote", r"id \d+.*: layer 0 of 2, 48 cells\.")
+    assert (8, 8) == (page.locator("#tokencells .chips span").count(), page.locator("#tokennear .chips span").count())
+    assert [] == page.errors
+
+
+def test_a_layer_that_is_not_there_is_said_beside_the_token(visit):
+    page = visit()
+    page.fill("#token", " t")
+    page.fill("#layer", "7")
+    page.click("#lookup button")
+    assert "layers 0 to 1" in await_text(page, "#tokennote", "there is no layer 7")
+    assert page.locator("#tokencells").is_hidden()
+
+
 def test_a_completion_can_be_stopped(visit, server):
     page = visit()
     page.fill("#prompt", "a")
