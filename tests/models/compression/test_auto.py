@@ -48,7 +48,9 @@ def test_bytes_go_to_the_layer_that_matters(made):
 
 
 def test_a_target_below_the_smallest_table_names_it(made):
-    with pytest.raises(ConfigError, match=r"the target is 5000 bytes; the smallest table of 50 rows, .* int4/.*, takes \d+"):
+    with pytest.raises(
+        ConfigError, match=r"the target is 5000 bytes; the smallest table of 50 rows, .* int4/.*, takes \d+"
+    ):
         choose(made, 5000)
 
 
