@@ -65,7 +65,7 @@ class Builder:
         volumes = [f"--volume={path}:{path}:ro" for path in local_paths(options)]
         self.buildah(
             *("build", "--isolation=chroot", "--format=docker", "--layers=false", f"--build-arg=BASE_IMAGE={base}"),
-            *(f"--secret=id=pip.conf,src={configuration}", *volumes, f"--tag={_IMAGE}", ROOT),
+            *(f"--secret=id=pip.conf,src={configuration}", *volumes, f"--tag={_IMAGE}", str(ROOT)),
         )
         return _IMAGE
 

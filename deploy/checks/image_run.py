@@ -90,7 +90,7 @@ def container(image: Image, folder: Path, variables: Mapping[str, str]) -> Itera
     given = [f"{name}={value}" for name, value in {**image.environment, **variables}.items()]
     output = folder / "container.txt"
     owner = image.user.partition(":")[0]
-    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", _SETUP, "setup", image.root]
+    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", _SETUP, "setup", str(image.root)]
     command += ["/usr/bin/env", "-i", *given, *image.command]
     with running(command, output=output, environment={"VOLUMES": " ".join(image.volumes), "OWNER": owner}) as process:
         it = Container(image, process, output, given)

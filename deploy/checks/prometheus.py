@@ -161,7 +161,7 @@ def _load(folder: Path, url: str, streams: int) -> Iterator[None]:
     text = folder / "text.txt"
     pages = sorted((DEPLOY.parent / "docs").glob("*.md"))
     text.write_text("\n".join(page.read_text(encoding="utf-8") for page in pages), encoding="utf-8")
-    command = [_TOLBOOTH, "bench", "serve", url, "--text", text, "--requests", "1000000"]
+    command = [_TOLBOOTH, "bench", "serve", url, "--text", str(text), "--requests", "1000000"]
     command += ["--concurrency", str(streams), "--prompt-tokens", "96", "--max-tokens", "48"]
     with running(command, output=folder / "load.txt") as process:
         eventually(lambda: _generated(url) > 0, "tokens are generated", seconds=60)
