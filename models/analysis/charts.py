@@ -3,7 +3,7 @@
 import html
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _WIDTH, _HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 14, 44
@@ -18,18 +18,31 @@ class Series:
 
     label: str
     points: Sequence[tuple[float, float]]
+    is_reference: bool = False
+    """Drawn grey and dashed, for comparison."""
 
 
 def line_chart(
-    series: Sequence[Series], *, x_label: str, y_label: str, log_x: bool = False, log_y: bool = False, title: str
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    title: str,
+    log_x: bool = False,
+    log_y: bool = False,
+    y_range: Sequence[float] = (),
 ) -> str:
-    """Return a chart with a legend below it. Points that a logarithm cannot show are left out."""
+    """Return a chart with a legend below it. Points that a logarithm cannot show are left out.
+
+    y_range: values that the chart shows in any case.
+    """
     drawn = [
-        Series(each.label, [(x, y) for x, y in each.points if (x > 0 or not log_x) and (y > 0 or not log_y)])
+        replace(each, points=[(x, y) for x, y in each.points if (x > 0 or not log_x) and (y > 0 or not log_y)])
         for each in series
     ]
     xs = [x for each in drawn for x, _ in each.points]
-    ys = [y for each in drawn for _, y in each.points]
+    ys = [*(y for each in drawn for _, y in each.points), *y_range]
+    colours = ["reference" if each.is_reference else f"c{index % NUM_COLOURS}" for index, each in enumerate(drawn)]
     if not xs:
         return '<p class="note">Nothing to draw.</p>'
     across = _Axis(min(xs), max(xs), _LEFT, _WIDTH - _RIGHT, is_log=log_x)
@@ -44,16 +57,15 @@ def line_chart(
         parts.append(
             f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{_number(tick)}</text>'
         )
-    for index, each in enumerate(drawn):
+    for each, colour in zip(drawn, colours, strict=True):
         places = [(across.place(x), up.place(y)) for x, y in each.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        parts.append(f'<polyline class="line c{index % NUM_COLOURS}" points="{path}"/>')
-        if len(places) <= 32:
+        parts.append(f'<polyline class="line {colour}" points="{path}"/>')
+        if len(places) <= 32 and not each.is_reference:
             for (x, y), (value_x, value_y) in zip(places, each.points, strict=True):
                 told = html.escape(f"{each.label}: {_number(value_x)}, {value_y:.4g}")
                 parts.append(
-                    f'<circle class="dot c{index % NUM_COLOURS}" cx="{x:.1f}" cy="{y:.1f}" r="4">'
-                    f"<title>{told}</title></circle>"
+                    f'<circle class="dot {colour}" cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{told}</title></circle>'
                 )
     middle = (_TOP + _HEIGHT - _BOTTOM) / 2
     parts.append(
@@ -63,8 +75,8 @@ def line_chart(
         f"{html.escape(y_label)}</text></svg>"
     )
     legend = "".join(
-        f'<span><i class="c{index % NUM_COLOURS}"></i>{html.escape(each.label)}</span>'
-        for index, each in enumerate(drawn)
+        f'<span><i class="{colour}"></i>{html.escape(each.label)}</span>'
+        for each, colour in zip(drawn, colours, strict=True)
     )
     return "".join(parts) + f'<div class="legend">{legend}</div>'
 

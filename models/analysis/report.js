@@ -161,7 +161,7 @@ function drawCells() {
 
 function drawLayer() {
   for (const pick of document.querySelectorAll(".layers")) {
-    pick.replaceChildren(...memory.layers.map((layer) => element("button", { type: "button", "aria-pressed": String(layer.layer === state.layer),
+    pick.replaceChildren(element("span", {}, "layer"), ...memory.layers.map((layer) => element("button", { type: "button", "aria-pressed": String(layer.layer === state.layer),
       onclick: () => { state.layer = layer.layer; drawLayer(); } }, String(layer.layer))));
   }
   drawClusters();

@@ -56,6 +56,11 @@ def layers_section(report: Mapping[str, Any]) -> str:
             for layer in layers
         ],
     )
+    coefficients = [
+        Series("clustering coefficient", [(each["layer"], each["clustering"]["coefficient"]) for each in layers]),
+        Series("chance", [(each["layer"], each["clustering"]["chance"]) for each in layers], is_reference=True),
+    ]
+    outliers = [Series("outliers of a token", [(each["layer"], each["outliers"]["mean"]) for each in layers])]
     charts = [
         (
             "Perplexity without one layer",
@@ -66,30 +71,21 @@ def layers_section(report: Mapping[str, Any]) -> str:
             line_chart(spectra, x_label="index", y_label="value", log_x=True, log_y=True, title="Singular values"),
         ),
         (
-            "Clustering coefficient, and outliers",
-            line_chart(
-                [
-                    Series(
-                        "clustering coefficient",
-                        [(each["layer"], each["clustering"]["coefficient"]) for each in layers],
-                    ),
-                    Series("outliers per token", [(each["layer"], each["outliers"]["mean"]) for each in layers]),
-                ],
-                x_label="layer",
-                y_label="",
-                title="Clustering coefficient and outliers by layer",
-            ),
+            "Clustering coefficient",
+            line_chart(coefficients, x_label="layer", y_label="share", title="Clustering", y_range=(0, 1)),
         ),
         (
-            "Do two layers group the tokens alike? (adjusted Rand index)",
-            heat_map([f"layer {number}" for number in numbers], numbers, report["memory"]["cluster_agreement"]),
+            "Outliers of a token's coefficients",
+            line_chart(outliers, x_label="layer", y_label="mean number", title="Outliers", y_range=(0,)),
         ),
     ]
-    panels = "".join(f'<div class="panel"><h3>{title}</h3>{chart}</div>' for title, chart in charts)
+    names = [f"layer {number}" for number in numbers]
+    agreement = heat_map(names, numbers, report["memory"]["cluster_agreement"])
     return (
-        f'<div class="grid2">{panels}</div><br>'
+        f'<div class="grid2">{_panels(charts)}</div><div class="stack">'
         f'<div class="panel">{table}<p class="note">{html.escape(_text(report))}</p></div>'
-        f'<br><div class="panel">{shape}</div>'
+        f'<div class="panel">{shape}</div>'
+        f'<div class="panel"><h3>Do two layers group tokens alike? (adjusted Rand index)</h3>{agreement}</div></div>'
     )
 
 
@@ -109,9 +105,14 @@ def alpha_section(report: Mapping[str, Any]) -> str:
             for each in sweeps
             if name in each["points"][0]["accuracy"]
         ]
-        chance = Series("chance", [(point["alpha"], 100 * report["chance"]) for point in sweeps[0]["points"]])
+        points = [(point["alpha"], 100 * report["chance"]) for point in sweeps[0]["points"]]
+        chance = Series("chance", points, is_reference=True)
         drawn = line_chart(
-            [*lines, chance], x_label="alpha", y_label="right answers, %", title=f"Probe {name} by alpha"
+            [*lines, chance],
+            x_label="alpha",
+            y_label="right answers, %",
+            title=f"Probe {name} by alpha",
+            y_range=(0, 100),
         )
         charts.append((f"Probe: {name}", drawn))
     rows = [
@@ -126,11 +127,14 @@ def alpha_section(report: Mapping[str, Any]) -> str:
         if measure == "perplexity" or measure in each["points"][0]["accuracy"]
     ]
     table = _table(["model", "part", "measure", *(f"{point['alpha']:.1f}" for point in sweeps[0]["points"])], rows)
-    panels = "".join(f'<div class="panel"><h3>{title}</h3>{chart}</div>' for title, chart in charts)
     return (
-        f'<div class="grid2">{panels}</div><br><div class="panel">{table}'
-        f'<p class="note">{html.escape(_weak_probes(report))}</p></div><br>{_examples(report)}'
+        f'<div class="grid2">{_panels(charts)}</div><div class="stack"><div class="panel">{table}'
+        f'<p class="note">{html.escape(_weak_probes(report))}</p></div>{_examples(report)}</div>'
     )
+
+
+def _panels(charts: Sequence[tuple[str, str]]) -> str:
+    return "".join(f'<div class="panel"><h3>{html.escape(title)}</h3>{chart}</div>' for title, chart in charts)
 
 
 def _weak_probes(report: Mapping[str, Any]) -> str:

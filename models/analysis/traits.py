@@ -122,7 +122,7 @@ def company_traits(documents: Iterable[Sequence[int]], tokens: Sequence[bytes]) 
 def shown(token: bytes) -> str:
     r"""Return a token as a person reads it, in quotation marks; bytes that are no text as `\xf0`."""
     text = token.decode(errors="backslashreplace")
-    return '"' + text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t") + '"'
+    return '"' + "".join(each if each.isprintable() else repr(each)[1:-1] for each in text) + '"'
 
 
 def _shared(name: str, values: Sequence[str]) -> dict[str, Bools]:
