@@ -150,8 +150,8 @@ class _Search:
             if len(found) >= _FIRST_MEASURED:
                 break
         if not found:  # alignment and bases leave room for very few; the least is known to be one
-            ways = [({layer: choice}, self.costs[layer]) for layer in self._layers for choice in self._ways[layer]]
-            found = [{**dict.fromkeys(self._layers), **choices} for choices, _ in ways if self._fits(choices)]
+            alone = [{layer: choice} for layer in self._layers for choice in self._ways[layer]]
+            found = [{**dict.fromkeys(self._layers), **choices} for choices in alone if self._fits(choices)]
         return sorted(found, key=self._predicted)[:_FIRST_MEASURED]
 
     def refine(self, found: Sequence[Choices]) -> Choices:
