@@ -48,13 +48,18 @@ class FakeRunner:
         """What the next step raises."""
         self._hashes = []
 
+    def marks_of(self, sequence):
+        """What a sequence's tokens are to the model: a number for each."""
+        return sequence.ids
+
     def run(self, chunks, rows, alpha_NL=None):
         assert alpha_NL is None
         assert 0 < len(chunks) <= self.max_num_seqs
         assert sum(chunk.length for chunk in chunks) <= self.max_num_batched_tokens
         starts = [chunk.sequence.num_computed for chunk in chunks]
         news = [chunk.sequence.ids[start:][: chunk.length] for start, chunk in zip(starts, chunks, strict=True)]
-        rows.check([token_id for new in news for token_id in new])
+        keys = [chunk.sequence.keys[start:][: chunk.length] for start, chunk in zip(starts, chunks, strict=True)]
+        rows.check([key for some in keys for key in some])
         self.clock.now += STEP_SECONDS
         if self.error is not None:
             error, self.error = self.error, None
@@ -62,7 +67,7 @@ class FakeRunner:
         self._hashes = []
         for start, new, chunk in zip(starts, news, chunks, strict=True):
             assert len(new) == chunk.length > 0
-            hashes = prefix_hashes(chunk.sequence.ids[: start + len(new)])
+            hashes = prefix_hashes(self.marks_of(chunk.sequence)[: start + len(new)])
             slots = chunk.sequence.table.slots(0, len(hashes))
             assert [self.slots[slot] for slot in slots[:start]] == hashes[:start], "the context is another's"
             for slot, value in zip(slots[start:], hashes[start:], strict=True):
@@ -91,11 +96,12 @@ def make_engine(
     defer_after=0.0,
     row_timeout=60.0,
     max_waiting=1000,
+    runner_type=FakeRunner,
     **options,
 ):
     """An engine of fakes; `engine.runner` and `engine.memory` are there to look at."""
     memory = memory or FakeMemory(max_num_seqs + 1)
-    runner = FakeRunner(
+    runner = runner_type(
         num_blocks=num_blocks,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
@@ -150,14 +156,14 @@ def request(
     )
 
 
-def reference(asked, choice, *, max_model_len=40):
-    """Return the tokens of a choice and why they end, from the function alone."""
+def reference(asked, choice, *, max_model_len=40, mark=int):
+    """Return the tokens of a choice and why they end, from the function alone; `mark`: what a token is to the model."""
     params, ids, output = asked.params, [*asked.prompt_ids], []
     sampled = SampledSequence(
         params, seed=params.seed, choice=choice, prompt_ids=asked.prompt_ids, output_ids=output, eos_token_id=EOS
     )
     while params.max_tokens is None or len(output) < params.max_tokens:
-        scores = torch.tensor([scores_of(prefix_hashes(ids)[-1])])
+        scores = torch.tensor([scores_of(prefix_hashes(map(mark, ids))[-1])])
         (token_id,) = Sampler(VOCAB, CPU).sample(scores, [sampled]).token_ids
         output.append(token_id)
         ids.append(token_id)

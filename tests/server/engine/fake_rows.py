@@ -43,12 +43,12 @@ class FakeBatch:
     def __init__(self, memory, leases):
         self.memory, self.leases = memory, leases
 
-    def check(self, ids):
+    def check(self, keys):
         """See that these are the rows of so many tokens, in their order."""
         assert all(lease.is_ready for lease in self.leases), "a row is not there"
-        assert ids == [key for lease in self.leases for key in lease.keys.tolist()]
+        assert keys == [key for lease in self.leases for key in lease.keys.tolist()]
         for lease in self.leases:
-            assert np.array_equal(payload(self.memory.pager, lease), self.memory.storage.rows[lease.keys])
+            assert np.array_equal(payload(self.memory.pager, lease), self.memory.rows_of(lease.keys))
 
 
 class FakeMemory(PagedMemory):
@@ -76,11 +76,25 @@ class FakeMemory(PagedMemory):
         self.pager.release(lease)
         return self
 
+    @property
+    def storages(self):
+        """All that rows are read through."""
+        return [self.storage, *self._attached.values()]
+
+    def rows_of(self, keys):
+        """What the rows with these keys must be."""
+        found = np.zeros((len(keys), self.storage.row_bytes), dtype=np.uint8)
+        found[keys < self.storage.num_rows] = self.storage.rows[keys[keys < self.storage.num_rows]]
+        for place, storage in self._attached.items():
+            found[place.mask(keys)] = storage.rows[keys[place.mask(keys)] - place.start]
+        return found
+
     def rows(self, leases):
         return FakeBatch(self, leases)
 
     def _poll(self):
-        self.storage.end_due()
+        for storage in self.storages:
+            storage.end_due()
         self.pager.poll()
 
     def _wait_for(self, leases, timeout):
@@ -96,6 +110,6 @@ class FakeMemory(PagedMemory):
         """Like the pager: as long as something is under way, to the end of the time at most."""
         end = self.clock() + timeout
         self._poll()
-        while is_waiting() and self.clock() < end and self.storage.under_way:
-            self.clock.now = min(end, max(self.clock(), self.storage.next_due()))
+        while is_waiting() and self.clock() < end and any(storage.under_way for storage in self.storages):
+            self.clock.now = min(end, max(self.clock(), min(storage.next_due() for storage in self.storages)))
             self._poll()
