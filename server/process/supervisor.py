@@ -9,6 +9,7 @@ Knows states and delays. Knows nothing of what requests there are and what outpu
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -132,6 +133,7 @@ class Supervisor:
                     break
                 delay = self._backoff.delay(self._num_deaths)
                 self._expected = _now() + delay + self._loading_seconds
+                _say(f"{self.failure}; it is started again in {delay:.1f} s")
                 if await _is_set(self._stopping, delay):
                     break
                 self.num_restarts += 1
@@ -194,6 +196,8 @@ class Supervisor:
     def _note_ready(self, started: float) -> None:
         self._was_ready, self.failure = True, None
         self._ready_since = _now()
+        if self.num_restarts:
+            _say(f"the engine is ready again, after {self._ready_since - started:.1f} s")
         self._loading_seconds = self._ready_since - started
         self._enter(EngineState.READY)
 
@@ -218,6 +222,12 @@ def _exit_reason(pid: int, code: int) -> str:
     if code < 0:
         return f"the engine's process {pid} was ended by signal {-code} ({signal.strsignal(-code)})"
     return f"the engine's process {pid} ended with exit code {code}"
+
+
+def _say(what: str) -> None:
+    """Tell who reads the log; requests that were open tell their clients themselves."""
+    sys.stderr.write(f"tolbooth: {what}\n")
+    sys.stderr.flush()
 
 
 def _now() -> float:

@@ -47,6 +47,16 @@ async def test_an_engine_that_was_killed_is_started_again(client):
     assert (1, None) == (client.num_restarts, client.failure)
 
 
+async def test_the_log_says_that_an_engine_died_and_when_it_is_back(client, capfd):
+    pid = pid_of(client)
+    with pytest.raises(EngineDiedError):
+        await tokens_of(client.submit(request(kind=DIE)))
+    await client.wait_ready(PATIENCE)
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("tolbooth: ")]
+    assert f"tolbooth: the engine's process {pid} was ended by signal 9 (Killed); it is started again in" in lines[0]
+    assert lines[1].startswith("tolbooth: the engine is ready again, after ")
+
+
 async def test_an_engine_that_raises_says_what_and_is_started_again(client):
     with pytest.raises(EngineDiedError, match="RuntimeError: a wheel came off"):
         await tokens_of(client.submit(request(kind=BREAK)))
