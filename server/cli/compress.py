@@ -215,6 +215,8 @@ def compress_report(
 
 def print_compressed(out: Path, *, seconds: float, source_bytes: int | None, plan: "Plan | None", json: bool) -> None:
     """Say what was written, and where `--auto` chose, why."""
+    from paging.compression import layer_ranges  # noqa: PLC0415 loads torch
+
     manifest = load_manifest(out)
     geometry, num_bytes = manifest.geometry, manifest.num_bytes
     if json:
@@ -243,7 +245,7 @@ def print_compressed(out: Path, *, seconds: float, source_bytes: int | None, pla
         "bytes": f"{num_bytes:,} ({num_bytes_text(num_bytes)}{share})",
     }
     if len(set(geometry.kinds.values())) > 1 or len(geometry.layers) < geometry.num_layers:
-        facts["layers"] = ", ".join(f"{layer} {kind}" for layer, kind in geometry.kinds.items())
+        facts["layers"] = "; ".join(f"{layer_ranges(run.layers)} {run.kind}" for run in geometry.runs)
     else:
         facts["encoding"] = geometry.label
     if plan is not None:
