@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from models.packs import Pack, row_keys
 from models.rows import Rows, RowSource
 from models.table_rows import ResidentRows
 from paging import Table
@@ -76,10 +77,11 @@ class _OverlaidBatch:
 class PackView:
     """A memory as one pack shows it, for a caller that knows token ids alone."""
 
-    def __init__(self, rows: OverlaidRows, row_keys_V: Tensor) -> None:
-        """Look at `rows` with each id's row key as `row_keys_V` (int64 [V]) says."""
-        self._rows = rows
-        self._row_keys_V = row_keys_V
+    def __init__(self, base: RowSource, pack: Pack, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
+        """Lay `pack`, which is for this memory and may be closed afterwards, over `base`; raises `RowReadError`."""
+        vocab_size = pack.table.geometry.vocab_size
+        self._rows = OverlaidRows(base, vocab_size, dtype=dtype, device=device)
+        self._row_keys_V = torch.from_numpy(row_keys(pack.ids, self._rows.attach(pack.table), vocab_size))
 
     @property
     def max_rows(self) -> int | None:
@@ -88,4 +90,4 @@ class PackView:
 
     def fetch(self, row_keys_N: Tensor) -> Rows:
         """Return the rows of these token ids."""
-        return self._rows.fetch(self._row_keys_V[row_keys_N.to(self._row_keys_V.device)])
+        return self._rows.fetch(self._row_keys_V[row_keys_N.cpu()])

@@ -37,6 +37,7 @@ def evaluate(
         list[Path] | None,
         typer.Option(metavar="DIR", help="Another ToL table than the model's own; give it again to compare several."),
     ] = None,
+    pack: Annotated[Path | None, typer.Option(metavar="DIR", help="A memory pack to lay over the table.")] = None,
     context_length: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a window.", show_default="the model's context")
     ] = None,
@@ -75,7 +76,7 @@ def evaluate(
         ):
             result = evaluation.evaluate(
                 loaded.model,
-                loaded.rows,
+                loaded.rows if pack is None else loaded.rows_under(pack),
                 evaluation.EvaluationText.from_text(content, loaded.require_tokenizer()),
                 context_length=context_length,
                 on_progress=progress.phase("evaluating" if each is None else f"evaluating {each}"),

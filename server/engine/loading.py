@@ -16,6 +16,8 @@ from models.checkpoint import load_model
 from models.computed_rows import ComputedRows
 from models.config import ModelConfig
 from models.errors import CheckpointError, ConfigError
+from models.overlaid_rows import PackView
+from models.packs import Pack, PackBase
 from models.paged_rows import PagedRows
 from models.rows import RowSource
 from models.table_rows import MappedRows, ResidentRows
@@ -50,6 +52,8 @@ class LoadedModel:
     """The open table behind `rows`, where there is one."""
     memory: Memory | None
     """Where rows come from; None for a dense model."""
+    directory: Path
+    """The checkpoint's."""
     resources: ExitStack = field(default_factory=ExitStack, repr=False)
     """What is to be closed with it."""
 
@@ -58,6 +62,15 @@ class LoadedModel:
         if self.tokenizer is None:
             raise CheckpointError(f"the model has no {TOKENIZER_FILE}; put one into its directory to use it with text")
         return self.tokenizer
+
+    def rows_under(self, pack: Path) -> RowSource:
+        """Return the memory with a pack laid over it; `PackError` for a pack of another model or table."""
+        config, weight = self.model.config, self.model.head_weight
+        base = PackBase.of(self.directory, config, self.table)
+        assert self.rows is not None, "a model with a memory has rows"
+        with Pack.open(pack) as opened:
+            base.check(opened)
+            return PackView(self.rows, opened, dtype=weight.dtype, device=weight.device)
 
     def close(self) -> None:
         """Close pager, storage and table; the model cannot be run afterwards where its memory is mapped or paged."""
@@ -127,7 +140,13 @@ def load(
         elif memory is Memory.COMPUTED:
             rows = ComputedRows(model)
         return LoadedModel(
-            model=model, rows=rows, tokenizer=tokenizer, table=opened, memory=memory, resources=stack.pop_all()
+            model=model,
+            rows=rows,
+            tokenizer=tokenizer,
+            table=opened,
+            memory=memory,
+            directory=directory,
+            resources=stack.pop_all(),
         )
 
 

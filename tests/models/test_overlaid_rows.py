@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from models.checkpoint import load_model
 from models.computed_rows import ComputedRows
 from models.overlaid_rows import OverlaidRows, PackView
-from models.packs import row_keys
+from models.packs import Pack
 from models.table_rows import MappedRows, ResidentRows
 from paging import Table
 from tests.models.pack_samples import make_base, make_pack
@@ -71,15 +71,15 @@ def test_a_batch_of_the_base_alone_is_the_bases_own(where, table, tmp_path):
 
 
 def test_a_view_shows_one_packs_rows(where, table, tmp_path):
-    overlaid = OverlaidRows(ResidentRows(table, dtype=torch.float32), V, dtype=torch.float32)
-    with pack_table(where, tmp_path / "pack", [3, 5]) as pack:
-        keys = overlaid.attach(pack)
-        view = PackView(overlaid, torch.from_numpy(row_keys(pack.ids, keys, V)))
-    assert overlaid.max_rows is view.max_rows is None
+    base = ResidentRows(table, dtype=torch.float32)
+    make_pack(where, tmp_path / "pack", [3, 5])
+    with Pack.open(tmp_path / "pack") as pack:
+        view = PackView(base, pack, dtype=torch.float32)
+    assert base.max_rows is view.max_rows is None
     model = load_model(where.model, with_memory=False)
     without, with_it = torch.tensor([1, 2, 4]), torch.tensor([1, 2, 3])
-    assert torch.equal(packed_logits(model, without, rows=overlaid), packed_logits(model, without, rows=view))
-    plain, packed = packed_logits(model, with_it, rows=overlaid), packed_logits(model, with_it, rows=view)
+    assert torch.equal(packed_logits(model, without, rows=base), packed_logits(model, without, rows=view))
+    plain, packed = packed_logits(model, with_it, rows=base), packed_logits(model, with_it, rows=view)
     assert torch.equal(plain[:2], packed[:2])
     assert not torch.allclose(plain[2], packed[2])
 

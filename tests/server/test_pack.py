@@ -176,6 +176,22 @@ def test_texts_go_on_with_a_pack(tolbooth, model, tuned, out):
     assert of_tuned.json["token_ids"] == packed.json["token_ids"]
 
 
+@pytest.mark.parametrize("memory", ["mapped", "resident", "computed", "paged"])
+def test_a_text_is_measured_with_a_pack(tolbooth, model, tuned, out, text_file, memory):
+    tolbooth("pack", "create", model, "--from", tuned, "--out", out)
+    options = ["--text", text_file, "--context-length", 32, "--memory", memory, "--json"]
+    plain = tolbooth("eval", model, *options).json["perplexity"]
+    packed = tolbooth("eval", model, *options, "--pack", out).json["perplexity"]
+    of_tuned = tolbooth("eval", tuned, "--text", text_file, "--context-length", 32, "--memory", "computed", "--json")
+    assert of_tuned.json["perplexity"] == pytest.approx(packed, rel=2e-3)
+    assert plain != pytest.approx(packed, rel=5e-3)
+
+
+def test_a_text_is_not_measured_with_a_pack_of_another_model(fails, tolbooth, model, dense_model, out, text_file):
+    tolbooth("pack", "edit", out, "--model", model, "--token", "#7", "--scale", 0)
+    assert "dense" in fails("eval", dense_model, "--text", text_file, "--pack", out)
+
+
 def test_texts_go_on_with_less_of_the_memory(tolbooth, model):
     command = ["generate", model, "--prompt", "Once", "--max-tokens", 8, "--temperature", 0, "--json"]
     dropped = tolbooth(*command, "--drop-layers", 0, "--drop-layers", 1).json
