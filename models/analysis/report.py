@@ -40,7 +40,7 @@ def write_report(report: Mapping[str, Any], path: Path) -> Path:
     """Write the page, and the same findings as JSON beside it; return the JSON's path. Raises `ConfigError`."""
     check_page(path)
     json_path = path.with_suffix(".json")
-    _write(json_path, json.dumps(report, indent=1) + "\n")
+    _write(json_path, json.dumps(report) + "\n")
     _write(path, render(report))
     return json_path
 

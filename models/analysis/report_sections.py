@@ -64,7 +64,13 @@ def layers_section(report: Mapping[str, Any]) -> str:
     charts = [
         (
             "Perplexity without one layer",
-            line_chart(rises, x_label="layer left out", y_label="perplexity, % more", title="Importance of layers"),
+            line_chart(
+                rises,
+                x_label="layer left out; where perplexity falls, the point is not shown",
+                y_label="perplexity, % more",
+                log_y=True,
+                title="Importance of layers",
+            ),
         ),
         (
             "Singular values of a layer's slice of the table",
