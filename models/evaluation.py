@@ -4,11 +4,13 @@ Knows windows and sums of losses. Where the memory's rows come from is the calle
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from models.attention import PackedContext
 from models.errors import ConfigError, CorpusError
@@ -113,6 +115,45 @@ def batches(
     return found
 
 
+class ScoredBatch(NamedTuple):
+    """The predictions of some windows."""
+
+    hidden_Md: Tensor
+    """The states that predict, normed."""
+    targets_M: Tensor
+    """What is to be predicted, int64."""
+    num_done: int
+    """Predictions up to and with these."""
+
+
+@torch.inference_mode()
+def scored_batches(
+    model: Transformer,
+    rows: RowSource | None,
+    text: EvaluationText,
+    *,
+    context_length: int | None = None,
+    windows_per_batch: int = 8,
+) -> Iterator[ScoredBatch]:
+    """Run `model` over `text` and give every prediction once, in order; arguments and errors are `evaluate`'s."""
+    longest = model.config.max_position_embeddings
+    if context_length is not None and context_length < 1:
+        raise ConfigError(f"the context length is {context_length}; it must be at least 1")
+    length = longest if context_length is None else min(context_length, longest)
+    device = model.head_weight.device
+    ids = torch.tensor(text.ids, dtype=torch.int64)
+    max_rows = None if rows is None else rows.max_rows
+    for batch in batches(windows(len(ids) - 1, length), text.ids, windows_per_batch, max_rows):
+        inputs_N = torch.cat([ids[window.start : window.stop] for window in batch]).to(device)
+        positions_N = torch.cat([torch.arange(window.stop - window.start) for window in batch]).to(device)
+        scored = torch.cat([torch.arange(w.start, w.stop) >= w.first_scored for w in batch]).to(device)
+        targets_N = torch.cat([ids[window.start + 1 : window.stop + 1] for window in batch]).to(device)
+        context = PackedContext([window.stop - window.start for window in batch])
+        fetched = None if rows is None else rows.fetch(inputs_N)
+        hidden_Nd = model(inputs_N, positions_N, context, fetched)
+        yield ScoredBatch(hidden_Nd[scored], targets_N[scored], batch[-1].stop)
+
+
 @torch.inference_mode()
 def evaluate(
     model: Transformer,
@@ -131,25 +172,12 @@ def evaluate(
     Raises `ConfigError` where the windows cannot be had: a context of no tokens, or more different rows in one window
     than `rows` can hold at once.
     """
-    longest = model.config.max_position_embeddings
-    if context_length is not None and context_length < 1:
-        raise ConfigError(f"the context length is {context_length}; it must be at least 1")
-    length = longest if context_length is None else min(context_length, longest)
-    device = model.head_weight.device
-    ids = torch.tensor(text.ids, dtype=torch.int64)
-    num_predictions = len(ids) - 1
-    max_rows = None if rows is None else rows.max_rows
+    num_predictions = len(text.ids) - 1
     total = 0.0
-    for batch in batches(windows(num_predictions, length), text.ids, windows_per_batch, max_rows):
-        inputs_N = torch.cat([ids[window.start : window.stop] for window in batch]).to(device)
-        positions_N = torch.cat([torch.arange(window.stop - window.start) for window in batch]).to(device)
-        scored = torch.cat([torch.arange(w.start, w.stop) >= w.first_scored for w in batch]).to(device)
-        targets_N = torch.cat([ids[window.start + 1 : window.stop + 1] for window in batch]).to(device)
-        context = PackedContext([window.stop - window.start for window in batch])
-        fetched = None if rows is None else rows.fetch(inputs_N)
-        hidden_Nd = model(inputs_N, positions_N, context, fetched)[scored]
-        losses = next_token_loss(hidden_Nd, model.head_weight, targets_N[scored])
-        total += float(losses.cross_entropy) * len(hidden_Nd)
+    found = scored_batches(model, rows, text, context_length=context_length, windows_per_batch=windows_per_batch)
+    for batch in found:
+        losses = next_token_loss(batch.hidden_Md, model.head_weight, batch.targets_M)
+        total += float(losses.cross_entropy) * len(batch.hidden_Md)
         if on_progress:
-            on_progress(batch[-1].stop, num_predictions)
+            on_progress(batch.num_done, num_predictions)
     return Evaluation(tokens=num_predictions, bytes=text.num_bytes, cross_entropy=total / num_predictions)

@@ -1,6 +1,6 @@
 """`--auto`: how each layer is best stored so that the table takes no more than some bytes.
 
-1. Every way of storing one layer is measured by itself: how much more the model is surprised by the sample.
+1. Every way of storing one layer is measured by itself: how far it moves the model's predictions of the sample.
 2. A knapsack (`models/compression/allocation.py`) finds combinations that fit and whose costs add up to little.
 3. The best of them are measured as they are, then their neighbours that differ in one or two layers.
 
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from models.compression.allocation import Option, best
 from models.compression.candidates import candidates
-from models.compression.sample import Choice, Sample
+from models.compression.sample import Choice, Measured, Sample
 from models.errors import ConfigError
-from models.evaluation import Evaluation, EvaluationText
+from models.evaluation import EvaluationText
 from paging import LayerEncoding, TableGeometry
 from paging.geometry import PAGE_BYTES, SECTOR_BYTES, aligned_stride
 from paging.shard_plan import DEFAULT_SHARD_BYTES, table_bytes
@@ -42,12 +42,12 @@ class Plan:
     """The kept layers."""
     num_bytes: int
     """Of the table, bar its manifest."""
-    before: Evaluation
-    """Of the sample with the rows as they are."""
-    after: Evaluation
-    """Of the sample with the rows as chosen."""
+    before: Measured
+    """The sample with the rows as they are."""
+    after: Measured
+    """The sample with the rows as chosen."""
     costs: dict[int, dict[str, float]]
-    """Nats per token that each way of storing a layer costs by itself; `dropped` is to leave it out."""
+    """The divergence that each way of storing a layer brings alone, nats per token; `dropped` is to leave it out."""
 
 
 def row_weights(text: EvaluationText, vocab_size: int) -> Tensor:
@@ -129,7 +129,7 @@ class _Search:
         for layer, ways in self._ways.items():
             as_is = self._geometry.kinds[layer]
             self.costs[layer] = {
-                # What does better than no change at all does so by chance; of equals the smallest is taken.
+                # Beside layers that are left out a change may even bring predictions back; that counts as none.
                 choice: 0.0 if choice == as_is else max(0.0, self._cost({**self._left_out, layer: choice}) - base)
                 for choice in ways
             }
@@ -195,9 +195,9 @@ class _Search:
         return sum(self.costs[layer][choice] for layer, choice in choices.items())
 
     def _cost(self, choices: Choices) -> float:
-        """Return the measured nats per token."""
+        """Return the measured divergence, nats per token."""
         self._done += 1
-        cost = self._sample.measure({**self._left_out, **choices}).cross_entropy
+        cost = self._sample.measure({**self._left_out, **choices}).divergence
         if self._on_progress:
             self._on_progress(min(self._done, self._total), self._total)
         return cost

@@ -81,14 +81,14 @@ def measure(
     widths, ranks = width_kinds(geometry.hidden_size), rank_kinds(geometry.hidden_size)
     costs = []
     for done, kind in enumerate([*widths, *ranks], start=1):
-        evaluation = sample.measure(dict.fromkeys(geometry.layers, kind))
+        evaluation = sample.measure(dict.fromkeys(geometry.layers, kind)).evaluation
         costs.append(_cost(kind, geometry, evaluation))
         if on_progress:
             on_progress(done, len(widths) + len(ranks))
     return Report(
         model=model,
         text=text,
-        tokens=sample.measure(dict.fromkeys(geometry.layers, widths[0])).tokens,
+        tokens=sample.measure({}).evaluation.tokens,
         hidden_size=geometry.hidden_size,
         num_layers=len(geometry.segments),
         num_rows=geometry.vocab_size,

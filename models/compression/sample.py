@@ -2,16 +2,20 @@
 
 Only the rows of the text's own ids are held: memory is bounded by the text, not by the vocabulary.
 
-Shape legend: N tokens of a batch, U different ids of the text, L layers of the table, D hidden size.
+Shape legend: N tokens of a batch, M of its predictions, U different ids of the text, L layers of the table, D or d
+hidden size, V vocabulary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from models.evaluation import Evaluation, EvaluationText, evaluate
+from models.evaluation import Evaluation, EvaluationText, ScoredBatch, scored_batches
+from models.loss import CHUNK_LOGITS, next_token_loss
 from models.transformer import Transformer
 from paging.basis import Spectrum
 from paging.compression import RowValues
@@ -84,23 +88,61 @@ class SampleBatch:
         return self._rows.gather(self._index_N, layer)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a choice does to a model's predictions of a text."""
+
+    evaluation: Evaluation
+    divergence: float
+    """How far the predictions are from those with the rows as they are: Kullback-Leibler, nats per token.
+
+    The rise of the cross entropy that is to be expected on text like the model's own. Unlike the rise on the sample it
+    has next to no chance in it: it counts every token that might have come, not the one that came.
+    """
+
+
 class Sample:
     """A model, a text and its rows: tells what a choice costs."""
 
-    def __init__(
-        self, model: Transformer, rows: SampleRows, text: EvaluationText, *, context_length: int | None = None
-    ) -> None:
+    def __init__(self, model: Transformer, rows: SampleRows, text: EvaluationText) -> None:
         self.rows = rows
         self._model = model
         self._text = text
-        self._context_length = context_length
-        self._measured: dict[tuple[tuple[int, Choice], ...], Evaluation] = {}
+        self._measured: dict[tuple[tuple[int, Choice], ...], Measured] = {}
+        self._whole = [batch.hidden_Md for batch in self._batches({})]
 
-    def measure(self, choices: Mapping[int, Choice]) -> Evaluation:
-        """Return how well the model predicts the text when layers are stored so; what was measured is remembered."""
+    @torch.inference_mode()
+    def measure(self, choices: Mapping[int, Choice]) -> Measured:
+        """Return what it costs when layers are stored so; what was measured is remembered."""
         kinds = {layer: choices.get(layer, kind) for layer, kind in self.rows.geometry.kinds.items()}
-        key = tuple(sorted(kinds.items(), key=lambda item: item[0]))
+        key = tuple(kinds.items())
         if key not in self._measured:
-            self.rows.choose(kinds)
-            self._measured[key] = evaluate(self._model, self.rows, self._text, context_length=self._context_length)
+            self._measured[key] = self._measure(kinds)
         return self._measured[key]
+
+    def _measure(self, choices: Mapping[int, Choice]) -> Measured:
+        num_tokens = len(self._text.ids) - 1
+        head_Vd = self._model.head_weight
+        cross_entropy = divergence = 0.0
+        for batch, whole_Md in zip(self._batches(choices), self._whole, strict=True):
+            losses = next_token_loss(batch.hidden_Md, head_Vd, batch.targets_M)
+            cross_entropy += float(losses.cross_entropy) * len(batch.hidden_Md)
+            divergence += _divergence(whole_Md, batch.hidden_Md, head_Vd)
+        evaluation = Evaluation(tokens=num_tokens, bytes=self._text.num_bytes, cross_entropy=cross_entropy / num_tokens)
+        return Measured(evaluation, divergence / num_tokens)
+
+    def _batches(self, choices: Mapping[int, Choice]) -> Iterator[ScoredBatch]:
+        self.rows.choose(choices)
+        return scored_batches(self._model, self.rows, self._text)
+
+
+def _divergence(whole_Md: Tensor, hidden_Md: Tensor, head_Vd: Tensor) -> float:
+    """Return the sum over tokens of KL(whole || hidden), in chunks of logits."""
+    total = 0.0
+    step = max(1, CHUNK_LOGITS // len(head_Vd))
+    for start in range(0, len(hidden_Md), step):
+        ours_MV, theirs_MV = (
+            (states_Md[start : start + step] @ head_Vd.T).float().log_softmax(-1) for states_Md in (whole_Md, hidden_Md)
+        )
+        total += float(F.kl_div(theirs_MV, ours_MV, log_target=True, reduction="sum"))
+    return total

@@ -234,8 +234,12 @@ def print_compressed(out: Path, *, seconds: float, source_bytes: int | None, pla
         if source_bytes is not None:
             values["source_bytes"] = source_bytes
         if plan is not None:
-            before, after = plan.before.perplexity, plan.after.perplexity
-            values["auto"] = {"perplexity_before": before, "perplexity_after": after, "costs": plan.costs}
+            values["auto"] = {
+                "perplexity_before": plan.before.evaluation.perplexity,
+                "perplexity_after": plan.after.evaluation.perplexity,
+                "divergence": plan.after.divergence,
+                "costs": plan.costs,
+            }
         print_json(values)
         return
     share = "" if source_bytes is None else f", {num_bytes / source_bytes:.3f} of the table before"
@@ -249,7 +253,8 @@ def print_compressed(out: Path, *, seconds: float, source_bytes: int | None, pla
     else:
         facts["encoding"] = geometry.label
     if plan is not None:
-        facts["sample"] = f"perplexity {plan.before.perplexity:.3f} before, {plan.after.perplexity:.3f} after"
+        before, after = plan.before.evaluation.perplexity, plan.after.evaluation.perplexity
+        facts["sample"] = f"perplexity {before:.3f} before, {after:.3f} after"
     facts |= {"seconds": f"{seconds:.1f}", "rate": f"{num_bytes_text(num_bytes / seconds)}/s"}
     print_facts(facts)
 
