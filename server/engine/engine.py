@@ -33,6 +33,7 @@ from server.engine.messages import EngineInfo, EngineStats, FinishReason, Reques
 from server.engine.outputs import StepOutputs, finish_reason, note_tiers, tier_of
 from server.engine.pack_answers import PackAnswers
 from server.engine.packs import Packs
+from server.engine.prompt_scores import score_prompts
 from server.engine.questions import Answer, Question
 from server.engine.row_memory import PagedMemory
 from server.engine.runner import Runner
@@ -40,21 +41,17 @@ from server.engine.sampling import (
     SampledSequence,
     SampledTokens,
     Sampler,
-    ScoresError,
     check_params,
-    prompt_logprobs,
 )
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import RequestState, Sequence
 from server.engine.statistics import StepTally
-from server.engine.step_rows import Chunk, Step
+from server.engine.step_rows import Step
 
 _IDLE_WAIT = 0.02
 """Seconds that a step waits for rows where nothing can run; then its caller may have something new."""
 _SEED_WAIT = 0.002
 """The same where there is no request, only rows that are brought ahead."""
-_SCORED_AT_ONCE = 64
-"""Prompt positions whose scores are held at a time."""
 
 
 class Engine:
@@ -180,7 +177,7 @@ class Engine:
         try:
             alpha_NL = self.runner.alpha(step.chunks) if self._scaled else None
             hidden_Nd = self.runner.run(step.chunks, self._memory.rows(step.leases), alpha_NL)
-            broken = self._score_prompts(step, hidden_Nd)
+            broken = score_prompts(self.runner, step.chunks, hidden_Nd)
             ends, tokens = self._sample(step, hidden_Nd)
         except BaseException as error:
             self.scheduler.abandon(step)
@@ -250,29 +247,6 @@ class Engine:
             self.scheduler.rows.wait(self.scheduler.started, _IDLE_WAIT)
         elif self._is_bringing:
             self._memory.idle(_SEED_WAIT)
-
-    def _score_prompts(self, step: Step, hidden_Nd: Tensor) -> list[tuple[Sequence, str]]:
-        """Score the prompts of requests that asked for it, as far as this step comes; return whose failed, and why."""
-        broken: list[tuple[Sequence, str]] = []
-        start = 0
-        for chunk in step.chunks:
-            if chunk.sequence.state.request.params.prompt_logprobs is not None:
-                try:
-                    self._score_prompt(chunk, hidden_Nd, start)
-                except ScoresError as error:
-                    broken.append((chunk.sequence, str(error)))
-            start += chunk.length
-        return broken
-
-    def _score_prompt(self, chunk: Chunk, hidden_Nd: Tensor, start: int) -> None:
-        state, first = chunk.sequence.state, chunk.sequence.num_computed
-        num = state.request.params.prompt_logprobs or 0
-        # The scores at a position are those of the token after it; what an earlier choice has scored stays.
-        begin, stop = max(first, len(state.prompt_logprobs) - 1), min(first + chunk.length, len(state.prompt_ids) - 1)
-        for left in range(begin, stop, _SCORED_AT_ONCE):
-            right = min(left + _SCORED_AT_ONCE, stop)
-            scores = self.runner.scores(hidden_Nd, range(start + left - first, start + right - first))
-            state.prompt_logprobs += prompt_logprobs(scores, state.prompt_ids[left + 1 : right + 1], num)
 
     def _sample(self, step: Step, hidden_Nd: Tensor) -> tuple[list[int], SampledTokens | None]:
         """Return which chunks end with a new token, by their number in the step, and the tokens."""

@@ -176,15 +176,16 @@ def test_texts_go_on_with_a_pack(tolbooth, model, tuned, out):
     assert of_tuned.json["token_ids"] == packed.json["token_ids"]
 
 
-@pytest.mark.parametrize("memory", ["mapped", "resident", "computed", "paged"])
-def test_a_text_is_measured_with_a_pack(tolbooth, model, tuned, out, text_file, memory):
+def test_a_text_is_measured_with_a_pack(tolbooth, model, tuned, out, tmp_path):
+    (tmp_path / "short.txt").write_text("Once upon a time a toll was paid in bread, by 5 travellers at gate 7.")
     tolbooth("pack", "create", model, "--from", tuned, "--out", out)
-    options = ["--text", text_file, "--context-length", 32, "--memory", memory, "--json"]
+    options = ["--text", tmp_path / "short.txt", "--json"]
+    of_tuned = tolbooth("eval", tuned, *options, "--memory", "computed").json["perplexity"]
     plain = tolbooth("eval", model, *options).json["perplexity"]
-    packed = tolbooth("eval", model, *options, "--pack", out).json["perplexity"]
-    of_tuned = tolbooth("eval", tuned, "--text", text_file, "--context-length", 32, "--memory", "computed", "--json")
-    assert of_tuned.json["perplexity"] == pytest.approx(packed, rel=2e-3)
-    assert plain != pytest.approx(packed, rel=5e-3)
+    for memory in ("mapped", "resident", "computed", "paged"):
+        packed = tolbooth("eval", model, *options, "--memory", memory, "--pack", out).json["perplexity"]
+        assert of_tuned == pytest.approx(packed, rel=2e-3)
+        assert abs(plain - packed) > 0.005 * plain
 
 
 def test_a_text_is_not_measured_with_a_pack_of_another_model(fails, tolbooth, model, dense_model, out, text_file):
