@@ -27,6 +27,8 @@ import importlib, json, pkgutil, sys
 
 blocked, package = set(json.loads(sys.argv[1])), sys.argv[2]
 
+needs_a_gpu = {"paging.fused"}  # Triton comes with PyTorch's builds for CUDA; nothing imports it elsewhere
+
 class NotInstalled:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in blocked:
@@ -40,7 +42,7 @@ def fail(name):
 root = importlib.import_module(package)
 if hasattr(root, "__path__"):
     for module in pkgutil.walk_packages(root.__path__, package + ".", onerror=fail):
-        if not module.name.endswith("__main__"):
+        if not module.name.endswith("__main__") and module.name not in needs_a_gpu:
             importlib.import_module(module.name)
 """
 

@@ -9,8 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from models.compression.sample import Sample
 from models.errors import ConfigError
@@ -19,6 +18,9 @@ from paging import Encoding, LayerEncoding, TableGeometry
 from paging.basis import Spectrum
 from paging.layer_encoding import GROUP_SIZES
 from paging.shard_plan import table_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RANK_PERCENT = (75, 50, 40, 30, 20, 10)
 """Ranks that are measured, of `hidden_size`; the paper's Table 8 ends at 50 and 20."""
@@ -103,6 +105,8 @@ def measure(
 
 def write(report: Report, directory: Path) -> None:
     """Write `report.md`, its pictures and `report.json`; raises `ConfigError` where they cannot be written."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 an extra, and slow to load
+
     try:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "report.md").write_text(markdown(report), encoding="utf-8")
@@ -182,7 +186,7 @@ def _spectrum_lines(report: Report) -> list[str]:
     return ["The share of a layer's sum of squares that its first directions have:", "\n".join(lines)]
 
 
-def _draw_bits(report: Report, figure: Figure) -> None:
+def _draw_bits(report: Report, figure: "Figure") -> None:
     axes = figure.add_subplot()
     values = report.num_layers * report.hidden_size
     for cost in report.widths:
@@ -191,7 +195,7 @@ def _draw_bits(report: Report, figure: Figure) -> None:
     _finish(axes)
 
 
-def _draw_ranks(report: Report, figure: Figure) -> None:
+def _draw_ranks(report: Report, figure: "Figure") -> None:
     axes = figure.add_subplot()
     shares = [100 * (cost.rank or 0) / report.hidden_size for cost in report.ranks]
     axes.plot(shares, [cost.perplexity for cost in report.ranks], marker="o", label="low rank, 16 bits")
@@ -202,7 +206,7 @@ def _draw_ranks(report: Report, figure: Figure) -> None:
     _finish(axes)
 
 
-def _draw_spectra(report: Report, figure: Figure) -> None:
+def _draw_spectra(report: Report, figure: "Figure") -> None:
     axes = figure.add_subplot()
     for layer, values in report.singular_values.items():
         axes.plot(range(1, len(values) + 1), values, label=f"layer {layer}")
