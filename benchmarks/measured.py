@@ -63,6 +63,7 @@ class Measured:
     faults: int = 0
     step_seconds: list[float] = field(default_factory=list)
     fault_seconds: list[float] = field(default_factory=list)
+    _open: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.engine.sampler = ForcedSampler(self.engine.sampler, self.ids)  # type: ignore[assignment]
@@ -99,6 +100,42 @@ class Measured:
         rate = num_requests * num_tokens / (time.perf_counter() - started)
         self._note(stats)
         return rate
+
+    def serve_steadily(self, num_requests: int, num_tokens: int, steps: int) -> float:
+        """Serve with always so many requests there, each that ends followed by another; return tokens per second.
+
+        They stay there from one call to the next, so nothing begins or ends together, in no arm.
+        """
+        tokens, stats = 0, self.engine.stats()
+        while len(self._open) < num_requests:
+            self._add_next(num_requests, num_tokens)
+        began = time.perf_counter()
+        for _ in range(steps):
+            for output in self.engine.step():
+                if output.error:
+                    raise RuntimeError(output.error)
+                tokens += sum(len(choice.token_ids) for choice in output.choices)
+                if output.is_finished:
+                    self._open.discard(output.request_id)
+                    self._add_next(num_requests, num_tokens)
+        seconds = time.perf_counter() - began
+        self._note(stats)
+        return tokens / seconds
+
+    def _add_next(self, num_requests: int, num_tokens: int) -> None:
+        """Queue the next request; the first ones are of different lengths, so that they do not end together."""
+        number = self.round
+        self.round += 1
+        length = PROMPT_TOKENS + num_tokens
+        start = (WARM_TOKENS + number * length * 7) % (len(self.ids) - length)
+        count = num_tokens if number >= num_requests else 1 + number * num_tokens // num_requests
+        request = Request(
+            request_id=str(number),
+            prompt_ids=self.ids[start : start + PROMPT_TOKENS].tolist(),
+            params=SamplingParams(max_tokens=count, seed=start, **SAMPLING),
+        )
+        self.engine.add(request)
+        self._open.add(request.request_id)
 
     def _begin(self, num_requests: int, num_tokens: int) -> int:
         stretch = len(self.ids) // num_requests
