@@ -17,6 +17,7 @@ import torch
 from measured import PROMPT_TOKENS, SAMPLING, VOCAB_SIZE
 from torch import Tensor
 
+from models.rows import Rows
 from paging import Table
 from server.engine.params import SamplingParams
 from server.engine.sampling import SampledSequence, Sampler
@@ -51,7 +52,7 @@ class NaiveRows:
 
 
 @dataclass(frozen=True)
-class NaiveBatch:
+class NaiveBatch(Rows):
     """Rows of a batch, all layers."""
 
     values_NLd: Tensor

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.rows import Rows
 from models.transformer import Transformer
 
 
@@ -25,7 +26,7 @@ class ComputedRows:
         return ComputedBatch(self, self.embed_tokens(keys_U), inverse_N)
 
 
-class ComputedBatch:
+class ComputedBatch(Rows):
     """The rows of one batch, computed layer by layer."""
 
     def __init__(self, source: ComputedRows, x0_Ud: Tensor, inverse_N: Tensor) -> None:

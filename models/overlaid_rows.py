@@ -59,7 +59,7 @@ class OverlaidRows:
         return _OverlaidBatch(self._base.fetch(row_keys_N.where(is_base_N, 0)), parts)
 
 
-class _OverlaidBatch:
+class _OverlaidBatch(Rows):
     """The base's rows of one batch, with those of the overlays in their places."""
 
     def __init__(self, base: Rows, parts: Sequence[tuple[Tensor, Rows]]) -> None:

@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from models.rows import Rows
 from paging import LeaseTimeoutError
 from paging.lease import Lease
 from paging.pager import Pager
@@ -69,7 +70,7 @@ class PagedRows:
         self.close()
 
 
-class PagedBatch:
+class PagedBatch(Rows):
     """The leased rows of one batch; each layer is decoded when it is asked for."""
 
     def __init__(self, source: PagedRows, lease: Lease) -> None:
@@ -79,3 +80,7 @@ class PagedBatch:
     def gather(self, layer: int) -> Tensor:
         """Return one layer's values, [N, d] in the model's dtype; zeros where the table left the layer out."""
         return self._rows.gather(layer, self._dtype)
+
+    def add_to(self, hidden_Nd: Tensor, layer: int, alpha_N: Tensor | None = None) -> Tensor:
+        """Return hidden states with one layer's values added; they may be overwritten."""
+        return self._rows.add_to(hidden_Nd, layer, alpha_N)

@@ -11,13 +11,22 @@ from typing import Protocol
 
 from torch import Tensor
 
+from paging.layers import add_values
+
 
 class Rows(Protocol):
-    """The rows of one batch."""
+    """The rows of one batch; whoever has nothing quicker inherits all but `gather`."""
 
     def gather(self, layer: int) -> Tensor:
         """Return one layer's values of every token's row, [N, d]."""
         ...
+
+    def add_to(self, hidden_Nd: Tensor, layer: int, alpha_N: Tensor | None = None) -> Tensor:
+        """Return hidden states with one layer's values added, scaled by each token's alpha where that is given.
+
+        The bits are those of `add_values`. The hidden states given may be overwritten where they need no gradient.
+        """
+        return add_values(hidden_Nd, self.gather(layer), alpha_N)
 
 
 class RowSource(Protocol):

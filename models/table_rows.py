@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.config import ModelConfig
+from models.rows import Rows
 from paging import Table, TableMismatchError
 from paging.layers import LayerReader, PickedRows
 
@@ -57,7 +58,7 @@ class ResidentRows:
         return TableBatch(PickedRows(self._layers, row_keys_N.to(self.payload_VR.device)), self.dtype)
 
 
-class TableBatch:
+class TableBatch(Rows):
     """The rows of one batch, decoded as a pager's are: all layers together where they are few enough bytes."""
 
     def __init__(self, picked: PickedRows, dtype: torch.dtype) -> None:
@@ -67,6 +68,10 @@ class TableBatch:
     def gather(self, layer: int) -> Tensor:
         """Return one layer's values, [N, d] in the model's dtype; zeros where the table left the layer out."""
         return self._picked.gather(layer, self._dtype)
+
+    def add_to(self, hidden_Nd: Tensor, layer: int, alpha_N: Tensor | None = None) -> Tensor:
+        """Return hidden states with one layer's values added; they may be overwritten."""
+        return self._picked.add_to(hidden_Nd, layer, alpha_N)
 
 
 class MappedRows:

@@ -178,8 +178,7 @@ class Transformer(nn.Module):
         for index, layer in enumerate(self.model.layers):
             x_Nd = layer(x_Nd, index, rotary, context)
             if rows is not None:
-                row_Nd = rows.gather(index)
-                x_Nd = x_Nd + (row_Nd if alpha_NL is None else alpha_NL[:, index, None] * row_Nd)
+                x_Nd = rows.add_to(x_Nd, index, None if alpha_NL is None else alpha_NL[:, index])
         out: Tensor = self.model.norm(x_Nd)
         return out
 

@@ -18,6 +18,9 @@ from paging.layer_encoding import LayerEncoding
 _MOST_DECODED_BYTES = 16 * 2**20
 """Whole rows are decoded together up to here; what a long prompt decodes stays one layer at a time."""
 
+_ADDED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""Of hidden states that the kernel adds to."""
+
 Pick: TypeAlias = Callable[[Tensor, LayerEncoding, Tensor, torch.dtype | None], Tensor]
 """Takes the stored parts of some slots out of those of all and decodes them to a dtype, or as encoded."""
 
@@ -26,6 +29,19 @@ def pick(stored: Tensor, kind: LayerEncoding, index_N: Tensor, dtype: torch.dtyp
     """Return the numbers [N, *, C] of the parts [S, *, P] in these slots, by plain operations: the reference."""
     values = decode_stored(stored.index_select(0, index_N), kind)
     return values if dtype is None else values.to(dtype)
+
+
+def add_values(hidden_ND: Tensor, values_ND: Tensor, alpha_N: Tensor | None) -> Tensor:
+    """Return hidden states with values added, each token's scaled by its alpha where that is given: the reference."""
+    return hidden_ND + (values_ND if alpha_N is None else alpha_N[:, None] * values_ND)
+
+
+class _Kernels(NamedTuple):
+    """What there is beside plain operations."""
+
+    pick: Pick
+    add: Callable[[Tensor, LayerEncoding, Tensor, Tensor, Tensor | None], Tensor] | None
+    """Adds the values of the parts [S, P] in some slots to hidden states in place; the arguments of `fused_add`."""
 
 
 class _Part(NamedTuple):
@@ -45,7 +61,7 @@ class LayerReader:
         self._bases_CD = {layer: basis.to(device, torch.float32) for layer, basis in (bases or {}).items()}
         if self._bases_CD.keys() != geometry.ranks.keys():
             raise ValueError(f"there are bases of the layers {[*self._bases_CD]}; those with a rank: {geometry.ranks}")
-        self._pick = _fused_pick() if payload_SR.is_cuda else pick
+        self._pick, self._add = _fused() if payload_SR.is_cuda else _Kernels(pick, None)
         self._hidden_size = geometry.hidden_size
         self._dtype = torch_dtype(geometry.segments[0].encoding)
         self._device = device
@@ -92,6 +108,20 @@ class LayerReader:
             return self._pick(part.stored, part.kind, index_N, dtype)
         return self._expand(self._pick(part.stored, part.kind, index_N, torch.float32), layer, dtype)
 
+    def add(self, index_N: Tensor, layer: int, hidden_ND: Tensor, alpha_N: Tensor | None) -> bool:
+        """Add one layer's values to hidden states in place; False where no kernel can, and nothing was done."""
+        part = self._parts.get(layer)
+        if self._add is None or part is None or part.kind.rank is not None:
+            return False
+        if hidden_ND.dtype not in _ADDED_DTYPES or hidden_ND.stride(-1) != 1:
+            return False
+        if alpha_N is not None and alpha_N.dtype is not hidden_ND.dtype:
+            return False
+        if torch.is_grad_enabled() and hidden_ND.requires_grad:
+            return False
+        self._add(part.stored, part.kind, index_N, hidden_ND, alpha_N)
+        return True
+
     def _expand(self, numbers_NC: Tensor, layer: int, dtype: torch.dtype | None) -> Tensor:
         values_ND = numbers_NC @ self._bases_CD[layer]
         return values_ND if dtype is None else values_ND.to(dtype)
@@ -120,11 +150,20 @@ class PickedRows:
         values_ND = self._decoded.get(layer)
         return self._layers.gather(self._index_N, layer, dtype) if values_ND is None else values_ND
 
+    def add_to(self, hidden_ND: Tensor, layer: int, alpha_N: Tensor | None = None) -> Tensor:
+        """Return hidden states with one layer's values added, in their dtype and to the bit as `add_values` does.
 
-def _fused_pick() -> Pick:
-    """Return the kernel for GPUs; the plain operations where Triton is not installed."""
+        alpha_N: what each row is scaled by, in the same dtype. The hidden states given may be overwritten.
+        """
+        if self._layers.add(self._index_N, layer, hidden_ND, alpha_N):
+            return hidden_ND
+        return add_values(hidden_ND, self.gather(layer, hidden_ND.dtype), alpha_N)
+
+
+def _fused() -> _Kernels:
+    """Return the kernels for GPUs; the plain operations where Triton is not installed."""
     with suppress(ImportError):
-        from paging.fused import fused_pick  # noqa: PLC0415 needed with a GPU only, and slow to load
+        from paging.fused import fused_add, fused_pick  # noqa: PLC0415 needed with a GPU only, and slow to load
 
-        return fused_pick
-    return pick
+        return _Kernels(fused_pick, fused_add)
+    return _Kernels(pick, None)

@@ -46,6 +46,11 @@ class LeasedRows:
         _check_ready(self._leases)
         return self._picked.gather(layer, dtype)
 
+    def add_to(self, hidden_ND: Tensor, layer: int, alpha_N: Tensor | None = None) -> Tensor:
+        """Add one layer's values to hidden states as `PickedRows.add_to` does; `ValueError` where a lease is over."""
+        _check_ready(self._leases)
+        return self._picked.add_to(hidden_ND, layer, alpha_N)
+
 
 def _check_ready(leases: Sequence[Lease]) -> None:
     for lease in leases:

@@ -62,7 +62,7 @@ class ScaledRows:
 
 
 @dataclass(frozen=True)
-class ScaledBatch:
+class ScaledBatch(Rows):
     """The rows of one batch."""
 
     rows: Rows

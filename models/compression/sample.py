@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from models.evaluation import Evaluation, EvaluationText, ScoredBatch, scored_batches
 from models.loss import CHUNK_LOGITS, next_token_loss
+from models.rows import Rows
 from models.transformer import Transformer
 from paging.basis import Spectrum
 from paging.compression import RowValues
@@ -76,7 +77,7 @@ class SampleRows:
         return decode_stored(encode_layer(values_UD, choice, basis_CD, layer=layer), choice).float() @ basis_CD
 
 
-class SampleBatch:
+class SampleBatch(Rows):
     """The rows of one batch."""
 
     def __init__(self, rows: SampleRows, index_N: Tensor) -> None:

@@ -139,13 +139,16 @@ class PagedMemory:
             storage.close()
 
 
-class _DecodedRows:
+class _DecodedRows(Rows):
     def __init__(self, pager: Pager, leases: Sequence[Lease], dtype: torch.dtype) -> None:
         self._rows = pager.rows(leases)
         self._dtype = dtype
 
     def gather(self, layer: int) -> Tensor:
         return self._rows.gather(layer, self._dtype)
+
+    def add_to(self, hidden_Nd: Tensor, layer: int, alpha_N: Tensor | None = None) -> Tensor:
+        return self._rows.add_to(hidden_Nd, layer, alpha_N)
 
 
 class WholeMemory:

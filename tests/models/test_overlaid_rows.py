@@ -11,6 +11,7 @@ from models.checkpoint import load_model
 from models.computed_rows import ComputedRows
 from models.overlaid_rows import OverlaidRows, PackView
 from models.packs import Pack
+from models.rows import Rows
 from models.table_rows import MappedRows, ResidentRows
 from paging import Table
 from tests.models.pack_samples import make_base, make_pack
@@ -135,7 +136,7 @@ class FakeRows:
         return FakeBatch(self.values[row_keys_N])
 
 
-class FakeBatch:
+class FakeBatch(Rows):
     def __init__(self, values_N):
         self.values_N = values_N
 

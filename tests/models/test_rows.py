@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from models.computed_rows import ComputedRows
+from models.rows import Rows
 from tests.models import reference
 from tests.models.tiny_models import FLEX, MEMORY, float64_weights, packed_logits, random_ids, random_model
 
 KEYS = torch.tensor([7, 3, 7, 7, 49, 3])
 
 
-class RowsOfEachToken:
+class RowsOfEachToken(Rows):
     """The obvious source: every token's row by itself, repeated or not."""
 
     def __init__(self, model):

@@ -11,6 +11,7 @@ from models.computed_rows import ComputedRows
 from models.errors import ConfigError, PackError
 from models.packs import Pack
 from models.row_edits import layer_values
+from models.rows import Rows
 from paging import Encoding, TableError
 from server.engine.errors import RequestError
 from server.engine.memory_options import MemoryOptions
@@ -52,8 +53,15 @@ class ExactRows:
                 self.values_VLd[torch.from_numpy(opened.ids)] = rows.double()
 
     def fetch(self, ids_N):
-        values_NLd = self.values_VLd[ids_N]
-        return SimpleNamespace(gather=lambda layer: values_NLd[:, layer])
+        return ExactBatch(self.values_VLd[ids_N])
+
+
+class ExactBatch(Rows):
+    def __init__(self, values_NLd):
+        self.values_NLd = values_NLd
+
+    def gather(self, layer):
+        return self.values_NLd[:, layer]
 
 
 @torch.inference_mode()
