@@ -176,7 +176,7 @@ def evaluate(
     total = 0.0
     found = scored_batches(model, rows, text, context_length=context_length, windows_per_batch=windows_per_batch)
     for batch in found:
-        losses = next_token_loss(batch.hidden_Md, model.head_weight, batch.targets_M)
+        losses = next_token_loss(batch.hidden_Md, model.head, batch.targets_M)
         total += float(losses.cross_entropy) * len(batch.hidden_Md)
         if on_progress:
             on_progress(batch.num_done, num_predictions)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from models.linear import multiply
+
 # Logits of a chunk: 4 Mi values stay in a large CPU cache in fp32, and fill a GPU well enough.
 CHUNK_LOGITS = 1 << 22
 
@@ -26,6 +28,7 @@ def next_token_loss(hidden_Nd: Tensor, head_Vd: Tensor, targets_N: Tensor, *, z_
     """Return the mean of `-log softmax(hidden head^T)[target] + z_loss * log(Z)^2` over tokens.
 
     hidden_Nd, head_Vd: floating point; under autocast the products run in its dtype, the softmax in float32 at least.
+        Where no gradient is wanted, the head may be as `models.linear.laid_out` returns it.
     targets_N: int64. z_loss: the weight of the squared log-partition (the paper uses 1e-6).
     """
     total, cross_entropy = _ChunkedLoss.apply(hidden_Nd, head_Vd, targets_N, z_loss)  # type: ignore[no-untyped-call]
@@ -54,7 +57,7 @@ class _ChunkedLoss(torch.autograd.Function):
             for start in range(0, num_tokens, step):
                 chunk = slice(start, start + step)
                 target_M1 = targets_N[chunk, None]
-                logits_MV = (hidden[chunk] @ head.T).to(precision)
+                logits_MV = multiply(hidden[chunk], head).to(precision)
                 lse_M1 = logits_MV.logsumexp(-1, keepdim=True)
                 cross_entropy += (lse_M1 - logits_MV.gather(1, target_M1)).sum(dtype=torch.float64)
                 squared_lse += lse_M1.square().sum(dtype=torch.float64)

@@ -13,14 +13,8 @@ from torch.nn import functional as F
 
 from models.attention import AttentionContext
 from models.config import ContextForm, Kind, ModelConfig
+from models.linear import Linear, laid_out, multiply
 from models.rows import Rows
-
-
-class Linear(nn.Linear):
-    """A matrix whose values are loaded or come from `init_weights`; PyTorch's own first values would cost seconds."""
-
-    def reset_parameters(self) -> None:
-        """Leave the values as they are."""
 
 
 class Embedding(nn.Embedding):
@@ -51,11 +45,22 @@ class SwiGLU(nn.Module):
         self.gate_proj = Linear(hidden_size, intermediate_size, bias=False)
         self.up_proj = Linear(hidden_size, intermediate_size, bias=False)
         self.down_proj = Linear(intermediate_size, hidden_size, bias=False)
+        self.gate_up_proj: Linear | None = None
 
     def forward(self, x_Nd: Tensor) -> Tensor:
         """Return the FFN of each token, [N, d]."""
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x_Nd)) * self.up_proj(x_Nd))
+        if self.gate_up_proj is None:
+            gate_NK, up_NK = self.gate_proj(x_Nd), self.up_proj(x_Nd)
+        else:
+            gate_NK, up_NK = self.gate_up_proj(x_Nd).chunk(2, dim=-1)
+        out: Tensor = self.down_proj(F.silu(gate_NK) * up_NK)
         return out
+
+    def prepare(self) -> None:
+        """Make one matrix of those that read the same, and lay matrices out for their device."""
+        self.gate_up_proj = Linear.joined([self.gate_proj, self.up_proj])
+        self.down_proj = Linear.joined([self.down_proj])
+        del self.gate_proj, self.up_proj
 
 
 class LinearContext(nn.Module):
@@ -70,6 +75,10 @@ class LinearContext(nn.Module):
         """Return the map of each token, [N, d]."""
         out: Tensor = self.down_proj(self.up_proj(x_Nd))
         return out
+
+    def prepare(self) -> None:
+        """Lay matrices out for their device."""
+        self.up_proj, self.down_proj = Linear.joined([self.up_proj]), Linear.joined([self.down_proj])
 
 
 class MemoryFFN(SwiGLU):
@@ -89,21 +98,32 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.heads = (config.num_attention_heads, config.head_dim)
-        self.kv_heads = (config.num_key_value_heads, config.head_dim)
+        self.heads = (config.num_attention_heads, config.num_key_value_heads)
+        self.head_dim = config.head_dim
         kv_size = config.num_key_value_heads * config.head_dim
         self.q_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
         self.k_proj = Linear(config.hidden_size, kv_size, bias=False)
         self.v_proj = Linear(config.hidden_size, kv_size, bias=False)
         self.o_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.qkv_proj: Linear | None = None
 
     def forward(self, x_Nd: Tensor, layer: int, rotary: tuple[Tensor, Tensor], context: AttentionContext) -> Tensor:
         """Return what each token gathers from its context, [N, d]."""
-        q_NHD = rotate(self.q_proj(x_Nd).unflatten(1, self.heads), *rotary)
-        k_NGD = rotate(self.k_proj(x_Nd).unflatten(1, self.kv_heads), *rotary)
-        v_NGD = self.v_proj(x_Nd).unflatten(1, self.kv_heads)
+        if self.qkv_proj is None:
+            qkv = torch.cat((self.q_proj(x_Nd), self.k_proj(x_Nd), self.v_proj(x_Nd)), dim=-1)
+        else:
+            qkv = self.qkv_proj(x_Nd)
+        num_heads, num_kv_heads = self.heads
+        qk_NED, v_NGD = qkv.view(len(x_Nd), -1, self.head_dim).tensor_split([num_heads + num_kv_heads], dim=1)
+        q_NHD, k_NGD = rotate(qk_NED, *rotary).tensor_split([num_heads], dim=1)
         out: Tensor = self.o_proj(context.attend(layer, q_NHD, k_NGD, v_NGD).flatten(1))
         return out
+
+    def prepare(self) -> None:
+        """Make one matrix of those that read the same, and lay matrices out for their device."""
+        self.qkv_proj = Linear.joined([self.q_proj, self.k_proj, self.v_proj])
+        self.o_proj = Linear.joined([self.o_proj])
+        del self.q_proj, self.k_proj, self.v_proj
 
 
 class Layer(nn.Module):
@@ -153,6 +173,7 @@ class Transformer(nn.Module):
         self.lm_head = None
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self._tied_head: Tensor | None = None
 
     def forward(
         self,
@@ -184,7 +205,39 @@ class Transformer(nn.Module):
 
     def logits(self, hidden_Md: Tensor) -> Tensor:
         """Return vocabulary scores [M, V] of hidden states."""
-        return F.linear(hidden_Md, self.head_weight)
+        return multiply(hidden_Md, self.head)
+
+    def prepare_for_inference(self) -> None:
+        """Let matrices be as the device multiplies fastest: those that read the same joined, values in its order.
+
+        The model computes as before, with other roundings; it can be neither trained nor saved from now on. On a CPU
+        matrices are then in memory, not in mapped files.
+        """
+        for module in [*self.modules()]:
+            if isinstance(module, (Attention, SwiGLU, LinearContext)):
+                module.prepare()
+        if self.lm_head is None:
+            # The embedding stays beside it: of that single rows are read.
+            head = laid_out(self.head_weight)
+            self._tied_head = None if head is self.head_weight else head.detach()
+        else:
+            self.lm_head = Linear.joined([self.lm_head])
+
+    @property
+    def head(self) -> Tensor:
+        """The head's matrix, [V, d], for `multiply` alone."""
+        return self.head_weight if self._tied_head is None else self._tied_head
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights; those that are mapped files included."""
+        tied_head = 0 if self._tied_head is None else self._tied_head.nbytes
+        return tied_head + sum(parameter.nbytes for parameter in self.parameters())
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Bytes of weights that may be mapped files, so that memory is yet to be taken for them."""
+        return sum(each.nbytes for each in self.parameters() if each.device.type == "cpu" and not each.is_mkldnn)
 
     @property
     def head_weight(self) -> Tensor:
@@ -219,14 +272,17 @@ def init_tensor(name: str, tensor: Tensor, num_layers: int, generator: torch.Gen
 
 
 def rotary_factors(positions_N: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines [N, 1, D/2] of the rotary embedding, computed in float32 at least."""
+    """Return what `rotate` multiplies by, [N, 1, D] each: cosines, and sines whose first half is negative.
+
+    Computed in float32 at least.
+    """
     precision = torch.promote_types(dtype, torch.float32)
     exponents = torch.arange(0, head_dim, 2, device=positions_N.device, dtype=precision) / head_dim
     angles = positions_N[:, None, None].to(precision) * theta**-exponents
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x_NHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply half-split rotary positions: value i is paired with value i + D/2, as `transformers` does."""
-    first, second = x_NHD.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_NHD.dtype)
+    return torch.addcmul(x_NHD * cos, x_NHD.roll(x_NHD.shape[-1] // 2, dims=-1), sin)

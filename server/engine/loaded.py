@@ -86,7 +86,7 @@ def _device_memory(start: Loaded) -> dict[DeviceUse, int]:
     elif isinstance(start.memory, WholeMemory) and isinstance(start.memory.source, ResidentRows):
         rows = start.memory.source.payload_VR.nbytes
     return {
-        DeviceUse.WEIGHTS: sum(parameter.nbytes for parameter in start.model.parameters()),
+        DeviceUse.WEIGHTS: start.model.nbytes,
         DeviceUse.KV_CACHE: start.cache.keys.nbytes + start.cache.values.nbytes,
         DeviceUse.TOL_CACHE: rows,
     }

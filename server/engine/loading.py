@@ -126,6 +126,7 @@ def load(
             opened = open_model_table(directory, config, table, on_progress)
             stack.callback(opened.close)
         model = load_model(directory, dtype=TORCH_DTYPES[dtype], device=place, with_memory=opened is None)
+        model.prepare_for_inference()
         rows: RowSource | None = None
         if opened is not None and memory is Memory.RESIDENT:
             reading = phase(on_progress, "reading the table")

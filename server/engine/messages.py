@@ -199,6 +199,7 @@ class StartupPhase(StrEnum):
 
     TABLE = "table"
     WEIGHTS = "weights"
+    LAYOUT = "layout"
     KV_CACHE = "keys and values"
     ROWS = "rows"
 

@@ -135,6 +135,8 @@ def _load(
             stack.callback(table.close)
     with _timed(seconds, StartupPhase.WEIGHTS):
         model = load_model(directory, dtype=dtype, device=place, with_memory=kind is Memory.COMPUTED).eval()
+    with _timed(seconds, StartupPhase.LAYOUT):
+        model.prepare_for_inference()
     with _timed(seconds, StartupPhase.KV_CACHE):
         cache = _make_cache(config, model, max_model_len)
     memory: RowMemory
@@ -197,7 +199,7 @@ def _make_cache(config: EngineConfig, model: Transformer, max_model_len: int) ->
     if config.kv_cache_bytes is not None:
         num_blocks = config.kv_cache_bytes // block_bytes
     else:
-        free = max(0, free_bytes(weight.device) - _mapped_bytes(model)) // _KV_SHARE
+        free = max(0, free_bytes(weight.device) - model.mapped_bytes) // _KV_SHARE
         num_blocks = min(config.max_num_seqs * per_sequence, max(free // block_bytes, per_sequence))
     if num_blocks < per_sequence:
         raise ConfigError(
@@ -212,13 +214,6 @@ def _make_cache(config: EngineConfig, model: Transformer, max_model_len: int) ->
         dtype=weight.dtype,
         device=weight.device,
     )
-
-
-def _mapped_bytes(model: Transformer) -> int:
-    """Return the weights' bytes where they are mapped files: no memory is taken yet, but it will be."""
-    if model.head_weight.is_cuda:
-        return 0
-    return sum(parameter.nbytes for parameter in model.parameters())
 
 
 def _row_source(
@@ -256,7 +251,7 @@ def _device_budget(config: EngineConfig, model: Transformer, table: Table) -> Bu
         return Budget(num_rows=config.tol_device_rows)
     if config.tol_device_fraction is not None:
         return Budget(fraction=config.tol_device_fraction)
-    left = int(_TABLE_SHARE * max(0, free_bytes(model.head_weight.device) - _mapped_bytes(model)))
+    left = int(_TABLE_SHARE * max(0, free_bytes(model.head_weight.device) - model.mapped_bytes))
     stride = aligned_stride(table.geometry.row_bytes)
     return Budget(num_rows=min(table.num_rows, max(left // stride, config.max_num_seqs + 1)))
 

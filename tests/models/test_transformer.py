@@ -83,6 +83,28 @@ def test_a_paged_cache_in_float32_is_within_3e_6_of_the_reference(config):
     assert relative_error(paged_logits(model), expected_logits(model)) < 3e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("config", EVERY_KIND.values(), ids=EVERY_KIND)
+def test_a_model_that_is_prepared_for_inference_equals_the_reference(config, tied, dtype):
+    model = random_model(dataclasses.replace(config, tie_word_embeddings=tied), dtype=dtype)
+    expected = expected_logits(model)
+    model.prepare_for_inference()
+    limit = 3e-6 if dtype is torch.float32 else 1e-12
+    with torch.inference_mode():
+        assert relative_error(packed_logits(model, *sequences()), expected) < limit
+    assert relative_error(paged_logits(model), expected) < limit
+
+
+def test_a_prepared_model_says_what_memory_it_takes():
+    model = random_model(MEMORY)
+    before = model.nbytes
+    assert before == model.mapped_bytes == sum(weight.nbytes for weight in model.parameters())
+    model.prepare_for_inference()
+    head = 0 if model.head is model.head_weight else model.head_weight.nbytes
+    assert before + head == model.nbytes
+
+
 @torch.no_grad()
 def paged_logits(model, *, head_dim_multiple=1):
     """Scores [N, V] of `sequences()`: prefill all but two tokens of each at most, then one token after another."""
