@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.decode_attention import DecodeContext
 from models.kv_cache import BlockTable, KVCache
 
 
@@ -48,8 +49,8 @@ class PackedContext:
 class PagedContext:
     """New tokens of sequences whose earlier keys and values are in a `KVCache`: generation and serving.
 
-    On a GPU all sequences that take one token each attend in one call, over gathered copies of their blocks. On the CPU
-    a copy costs more than a call, so each sequence reads its keys and values where they lie, in one piece or several.
+    On a GPU all sequences that take one token each attend in one call. On the CPU each sequence reads its keys and
+    values where they lie, in one piece or several.
     """
 
     cache: KVCache
@@ -64,8 +65,12 @@ class PagedContext:
     def attend(self, layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor) -> Tensor:
         """Store the new keys and values, then attend to the whole contexts, [N, H, D]."""
         self.cache.write(layer, self.slot_mapping, k_NGD, v_NGD)
-        if q_NHD.is_cuda and self.is_decode:
-            return self._decode_together(layer, q_NHD)
+        if q_NHD.is_cuda and self._single:
+            return self._attend_together(layer, q_NHD)
+        return self._attend_apart(layer, q_NHD)
+
+    def _attend_apart(self, layer: int, q_NHD: Tensor) -> Tensor:
+        """Attend to what is stored, one sequence after another."""
         head_dim = q_NHD.shape[-1]
         q_1HND = _padded_to(q_NHD, self.cache.keys.shape[-1]).transpose(0, 1)[None]
         parts_1HQD = torch.split(q_1HND, list(self.query_lengths), dim=2)
@@ -121,30 +126,51 @@ class PagedContext:
         return masks
 
     @cached_property
-    def _padded(self) -> tuple[Tensor, Tensor]:
-        """Every sequence's blocks, padded with blocks that others hold, [S, B]; and which positions are its own."""
-        block_size, device = self.cache.block_size, self.cache.keys.device
-        longest = max(-(-context // block_size) for context in self.context_lengths)
-        rows = [table.blocks[:longest] for table in self.block_tables]
-        blocks_SB = torch.tensor([row + row[:1] * (longest - len(row)) for row in rows], device=device)
-        lengths_S = torch.tensor(self.context_lengths, device=device)
-        return blocks_SB, torch.arange(longest * block_size, device=device) < lengths_S[:, None]
+    def _single(self) -> list[int]:
+        """The sequences that have one new token, by their number in the batch."""
+        return [index for index, queries in enumerate(self.query_lengths) if queries == 1]
 
-    def _decode_together(self, layer: int, q_SHD: Tensor) -> Tensor:
-        """One new token per sequence: all of them in one call, shorter contexts masked."""
-        blocks_SB, is_held_SC = self._padded
-        k_SGCD, v_SGCD = self.cache.gather(layer, blocks_SB)
-        # A weight of 0 does not silence what another sequence left there, if that is not finite: 0 * NaN is NaN.
-        for read_SGCD in (k_SGCD, v_SGCD):
-            read_SGCD.masked_fill_(~is_held_SC[:, None, :, None], 0)
-        out_SH1D = _sdpa(
-            _padded_to(q_SHD, k_SGCD.shape[-1]).unsqueeze(2),
-            k_SGCD,
-            v_SGCD,
-            mask=is_held_SC[:, None, None],
-            scale=q_SHD.shape[-1] ** -0.5,
+    @cached_property
+    def _together(self) -> tuple[Tensor, DecodeContext]:
+        """Where in the batch the tokens of sequences that have one are, and all of those sequences as one context."""
+        device, single = self.cache.keys.device, self._single
+        tokens_S = torch.tensor([self.query_starts[index] for index in single], device=device)
+        lengths = [self.context_lengths[index] for index in single]
+        longest = max(-(-length // self.cache.block_size) for length in lengths)
+        rows = [self.block_tables[index].blocks[:longest] for index in single]
+        return tokens_S, DecodeContext(
+            kv_cache=self.cache,
+            slot_mapping_S=self.slot_mapping[tokens_S],
+            blocks_SB=torch.tensor([row + row[:1] * (longest - len(row)) for row in rows], device=device),
+            lengths_S=torch.tensor(lengths, device=device),
         )
-        return out_SH1D.squeeze(2)[..., : q_SHD.shape[-1]]
+
+    @cached_property
+    def _others(self) -> tuple[Tensor, "PagedContext"]:
+        """The same of sequences that have several."""
+        tokens: list[int] = []
+        for start, queries in zip(self.query_starts, self.query_lengths, strict=False):
+            tokens += range(start, start + queries) if queries > 1 else ()
+        others = [index for index, queries in enumerate(self.query_lengths) if queries > 1]
+        lengths = (self.query_lengths, self.context_lengths)
+        query_lengths, context_lengths = ([each[index] for index in others] for each in lengths)
+        return torch.tensor(tokens, device=self.cache.keys.device), PagedContext(
+            cache=self.cache,
+            query_lengths=query_lengths,
+            context_lengths=context_lengths,
+            block_tables=[self.block_tables[index] for index in others],
+        )
+
+    def _attend_together(self, layer: int, q_NHD: Tensor) -> Tensor:
+        """Attend to what is stored, all sequences that have one new token in one call."""
+        tokens_S, together = self._together
+        if self.is_decode:
+            return together.read(layer, q_NHD)
+        out_NHD = torch.empty_like(q_NHD)
+        out_NHD[tokens_S] = together.read(layer, q_NHD[tokens_S])
+        tokens_M, others = self._others
+        out_NHD[tokens_M] = others._attend_apart(layer, q_NHD[tokens_M])  # noqa: SLF001 another of this class
+        return out_NHD
 
 
 def _causal(q_STHD: Tensor, k_STGD: Tensor, v_STGD: Tensor) -> Tensor:

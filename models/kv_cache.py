@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from models.config import ModelConfig, round_up
+from models.errors import ConfigError
+from paging.pages import populate, reserve
 
 
 class KVCache:
@@ -19,6 +21,7 @@ class KVCache:
 
     `keys` and `values` are [L, G, num_blocks, P, D'], D' being the head dimension rounded up to a multiple of
     `head_dim_multiple` (fast kernels want 8 or more; head dimensions of 60 and 100 occur). The padding is zero.
+    In host memory a block takes memory once it is written: gigabytes of zeros are not waited for.
     Slot `block * P + offset` holds one position. Heads are outermost because attention reads one head after another:
     what it reads of neighbouring blocks then lies in one piece (on a CPU it takes a quarter less time).
     """
@@ -42,8 +45,8 @@ class KVCache:
             block_size,
             round_up(config.head_dim, head_dim_multiple),
         )
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys = _zeros(shape, dtype, torch.device(device))
+        self.values = _zeros(shape, dtype, torch.device(device))
         # Views made once: a step reads many short pieces, and what is said of each should cost little.
         self._slots_1GSD = [
             [store[layer].flatten(1, 2)[None] for store in (self.keys, self.values)] for layer in range(len(self.keys))
@@ -61,6 +64,17 @@ class KVCache:
         """Blocks there are."""
         return self.keys.shape[2]
 
+    def populate(self) -> None:
+        """Take the memory of all blocks now; blocks, and any thread may do it. Raises `ConfigError` where it is not there."""
+        for store in (self.keys, self.values):
+            if not store.is_cuda:
+                try:
+                    populate(store.data_ptr(), store.nbytes)
+                except OSError as error:
+                    raise ConfigError(
+                        f"{store.nbytes} bytes for keys or values cannot be had ({error.strerror}); ask for fewer"
+                    ) from error
+
     def write(self, layer: int, slot_mapping_N: Tensor, k_NGD: Tensor, v_NGD: Tensor) -> None:
         """Put one layer's keys and values into their slots."""
         for store_1GSD, new_NGD in zip(self._slots_1GSD[layer], (k_NGD, v_NGD), strict=True):
@@ -69,11 +83,6 @@ class KVCache:
                 store_1GSD[0][:, slot_mapping_N] = new_GND
             else:
                 store_1GSD[0][:, slot_mapping_N, : self.head_dim] = new_GND
-
-    def gather(self, layer: int, blocks_SB: Tensor) -> tuple[Tensor, Tensor]:
-        """Return copies of the keys and values of the blocks named, [S, G, B * P, D']."""
-        keys, values = (store[layer][:, blocks_SB].transpose(0, 1).flatten(2, 3) for store in (self.keys, self.values))
-        return keys, values
 
     def read(self, layer: int, spans: list[range]) -> list[tuple[Tensor, Tensor]]:
         """Return the keys and values of each span of slots, views of [1, G, C, D']."""
@@ -133,3 +142,15 @@ class BlockTable:
 
     def __len__(self) -> int:
         return len(self.blocks)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    count = torch.Size(shape).numel()
+    if device.type != "cpu" or not count:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    try:
+        return torch.frombuffer(reserve(count * dtype.itemsize), dtype=dtype).view(shape)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"{count * dtype.itemsize} bytes for keys or values cannot be had ({error}); ask for fewer"
+        ) from error

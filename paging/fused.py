@@ -4,6 +4,8 @@
 Knows Triton, which comes with PyTorch's builds for CUDA; imported where there is a GPU only. `pick` and `add_values` in
 `paging/layers.py` are the reference, and the bits are the same.
 
+Annotations of kernels' arguments are quoted because the compiler reads them, and knows none but its own.
+
 Shape legend: S slots, N rows of a batch, L layers of a run, P bytes of a layer's part, C numbers stored for a layer,
 D values (`hidden_size`).
 """
@@ -82,14 +84,14 @@ def _launch(
         _int4_kernel[programs, triton.cdiv(size // 2, _BLOCK)](*arguments, GROUP=kind.group_size, **options)
 
 
-def _locate(stored: Any, index: Any, slot_stride: Any, layer_stride: Any, num_layers: Any) -> Any:
+def _locate(stored: "Any", index: "Any", slot_stride: "Any", layer_stride: "Any", num_layers: "Any") -> Any:
     """Return where this program's part begins."""
     program = tl.program_id(0)
     slot = tl.load(index + program // num_layers).to(tl.int64)
     return stored + slot * slot_stride + (program % num_layers) * layer_stride
 
 
-def _load_step(part: Any) -> Any:
+def _load_step(part: "Any") -> Any:
     """Return the float32 that a part begins with; it need not be aligned."""
     bits = tl.load(part).to(tl.uint32)
     bits |= tl.load(part + 1).to(tl.uint32) << 8
@@ -99,7 +101,7 @@ def _load_step(part: Any) -> Any:
 
 
 def _put(  # noqa: PLR0917 Triton passes arguments by position
-    to: Any, values: Any, inside: Any, alpha: Any, alpha_stride: Any, ADDS: tl.constexpr, SCALES: tl.constexpr
+    to: "Any", values: "Any", inside: "Any", alpha: "Any", alpha_stride: "Any", ADDS: tl.constexpr, SCALES: tl.constexpr
 ) -> None:
     """Store float32 values, or add them to what is there."""
     if ADDS:
@@ -113,16 +115,16 @@ def _put(  # noqa: PLR0917 Triton passes arguments by position
 
 
 def _float(  # noqa: PLR0917 Triton passes arguments by position
-    stored: Any,
-    index: Any,
-    out: Any,
-    alpha: Any,
-    slot_stride: Any,
-    layer_stride: Any,
-    out_stride: Any,
-    alpha_stride: Any,
-    num_layers: Any,
-    size: Any,
+    stored: "Any",
+    index: "Any",
+    out: "Any",
+    alpha: "Any",
+    slot_stride: "Any",
+    layer_stride: "Any",
+    out_stride: "Any",
+    alpha_stride: "Any",
+    num_layers: "Any",
+    size: "Any",
     ADDS: tl.constexpr,
     SCALES: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -136,16 +138,16 @@ def _float(  # noqa: PLR0917 Triton passes arguments by position
 
 
 def _int8(  # noqa: PLR0917 Triton passes arguments by position
-    stored: Any,
-    index: Any,
-    out: Any,
-    alpha: Any,
-    slot_stride: Any,
-    layer_stride: Any,
-    out_stride: Any,
-    alpha_stride: Any,
-    num_layers: Any,
-    size: Any,
+    stored: "Any",
+    index: "Any",
+    out: "Any",
+    alpha: "Any",
+    slot_stride: "Any",
+    layer_stride: "Any",
+    out_stride: "Any",
+    alpha_stride: "Any",
+    num_layers: "Any",
+    size: "Any",
     ADDS: tl.constexpr,
     SCALES: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -159,16 +161,16 @@ def _int8(  # noqa: PLR0917 Triton passes arguments by position
 
 
 def _int4(  # noqa: PLR0917 Triton passes arguments by position
-    stored: Any,
-    index: Any,
-    out: Any,
-    alpha: Any,
-    slot_stride: Any,
-    layer_stride: Any,
-    out_stride: Any,
-    alpha_stride: Any,
-    num_layers: Any,
-    size: Any,
+    stored: "Any",
+    index: "Any",
+    out: "Any",
+    alpha: "Any",
+    slot_stride: "Any",
+    layer_stride: "Any",
+    out_stride: "Any",
+    alpha_stride: "Any",
+    num_layers: "Any",
+    size: "Any",
     ADDS: tl.constexpr,
     SCALES: tl.constexpr,
     GROUP: tl.constexpr,

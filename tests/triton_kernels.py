@@ -1,12 +1,15 @@
 """Kernels as tests run them: on a GPU, else under Triton's interpreter."""
 
 import importlib
+import os
 from contextlib import contextmanager
 
 import pytest
 import torch
 
 ON_GPU = torch.cuda.is_available()
+if not ON_GPU:
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is loaded, and when kernels are defined
 
 
 @contextmanager
@@ -15,7 +18,6 @@ def kernels_of(name):
     pytest.importorskip("triton", reason="Triton is not installed; it comes with PyTorch's builds for CUDA")
     with pytest.MonkeyPatch.context() as patch:
         if not ON_GPU:
-            patch.setenv("TRITON_INTERPRET", "1")  # read when kernels are defined
             from triton.runtime import interpreter
 
             converted = interpreter._convert_float
@@ -26,5 +28,13 @@ def kernels_of(name):
                     return converted(values, given, wanted, mode)
                 return torch.from_numpy(values.copy()).to(torch.bfloat16).view(torch.uint16).numpy()
 
+            patched = interpreter._patch_lang_tensor
+
+            def indexed(tensor, scope):
+                """Let scalars be bounds of loops; the interpreter's are arrays of one number, which NumPy refuses."""
+                patched(tensor, scope)
+                scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
             patch.setattr(interpreter, "_convert_float", rounded)
+            patch.setattr(interpreter, "_patch_lang_tensor", indexed)
         yield importlib.import_module(name)

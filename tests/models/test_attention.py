@@ -158,7 +158,24 @@ def test_one_call_for_all_sequences_gives_what_a_call_for_each_gives(garbage):
     context = PagedContext(
         cache=sequences.cache, query_lengths=[1] * 3, context_lengths=lengths, block_tables=sequences.tables
     )
-    torch.testing.assert_close(context._decode_together(0, qkv[0][tokens]), out, **CLOSE)
+    torch.testing.assert_close(context._attend_together(0, qkv[0][tokens]), out, **CLOSE)
+
+
+def test_chunks_beside_single_tokens_attend_as_they_do_by_themselves():
+    # What a GPU takes and the CPU does not.
+    lengths, order = [3, 9, 5, 6], [2, 0, 4, 1, 6, 3, 5, 7]
+    qkv = random_qkv(sum(lengths), DENSE)
+    sequences = Sequences(lengths, block_size=4, block_order=order, config=DENSE)
+    sequences.feed([(0, 2), (1, 4), (2, 4)], qkv)
+    chunks = [(0, 1), (1, 5), (2, 1), (3, 6)]
+    tokens, out = sequences.feed(chunks, qkv)
+    context = PagedContext(
+        cache=sequences.cache,
+        query_lengths=[count for _, count in chunks],
+        context_lengths=lengths,
+        block_tables=sequences.tables,
+    )
+    torch.testing.assert_close(context._attend_together(0, qkv[0][tokens]), out, **CLOSE)
 
 
 def test_keys_and_values_in_one_piece_are_read_in_place():
