@@ -10,9 +10,7 @@ in `--scratch` and removed again: 20,000 rows (2 GB), or all of the vocabulary (
 import argparse
 import json
 import mmap
-import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,29 +23,21 @@ from typing import Any
 import numpy as np
 import torch
 from harness import Arm, Comparison, compare, drop_page_cache, write_report
+from memory_growth import SEED, memory_growth
 
 from models.bundled import resolve_model
-from models.export import synthetic_rows, table_geometry, write_synthetic_table
+from models.export import table_geometry, write_synthetic_table
 from models.presets import preset
 from paging import Encoding, Table, TableGeometry, TableWriter, encode_rows
-from paging.budget import Budget
 from paging.simulation import hit_rate_curve
-from paging.storage import open_storage
 from paging.storage.choice import StorageKind
-from paging.tiers import open_pager
 from server.engine.choices import Memory
 from server.engine.loading import load
+from server.measuring.row_reads import await_lease, lease_seconds, opened_pager, read_rate
 
-SEED = 7
 COLD_ROWS = 1024
 TOUCHED_ROWS = 128
 RESIDENT_KEYS = 64
-BUDGET = 512 * 10**6
-ALLOWANCE = 150 * 10**6
-"""What a process may take beside its budget."""
-CGROUP_NAME = "tolbooth-bench"
-CGROUPS = {Path("/sys/fs/cgroup/memory"): "memory.limit_in_bytes", Path("/sys/fs/cgroup"): "memory.max"}
-"""Where a memory cgroup can be made, of the old kind or the new one, and the name of its limit."""
 
 
 def main() -> None:
@@ -111,23 +101,9 @@ def cold_reads(directory: Path, rounds: int) -> Comparison:
         geometry, num_rows = table.geometry, table.num_rows
 
     def paged(kind: StorageKind, *, populate: bool = True) -> Callable[[], float]:
-        def run() -> float:
-            keys = generator.choice(num_rows, COLD_ROWS, replace=False)
-            storage = open_storage(directory, kind)
-            pager = open_pager(storage, geometry, device_budget=Budget(num_rows=COLD_ROWS))
-            if populate:  # as in a server that has run for a while
-                pager.populate()
-            started = time.perf_counter()
-            lease = pager.lease(keys)
-            if not pager.wait(lease, 120):
-                raise RuntimeError(f"rows did not arrive: {lease.error}")
-            rate = COLD_ROWS / (time.perf_counter() - started)
-            pager.release(lease)
-            pager.close()
-            storage.close()
-            return rate
-
-        return run
+        return lambda: read_rate(
+            directory, kind, generator.choice(num_rows, COLD_ROWS, replace=False), populate=populate
+        )
 
     def touched() -> float:
         rows = generator.choice(num_rows, TOUCHED_ROWS, replace=False).tolist()
@@ -184,94 +160,16 @@ def fio_rate(shards: list[Path], row_bytes: int) -> float:
 def lease_cost() -> dict[str, float]:
     """Return microseconds of leasing and releasing resident keys, among 12,800 slots."""
     geometry = TableGeometry.uniform(hidden_size=64, num_layers=2, vocab_size=12_800, encoding=Encoding.BF16)
+    everything = np.arange(geometry.vocab_size)
     with tempfile.TemporaryDirectory() as scratch:
         small_table(Path(scratch) / "table", geometry)
-        storage = open_storage(Path(scratch) / "table")
-        pager = open_pager(storage, geometry, device_budget=Budget(num_rows=geometry.vocab_size))
-        everything = pager.lease(np.arange(geometry.vocab_size))
-        pager.wait(everything, 60)
-        pager.release(everything)
-        generator, samples = np.random.default_rng(SEED), []
-        for _ in range(20_000):
-            keys = generator.integers(0, geometry.vocab_size, RESIDENT_KEYS)
-            started = time.perf_counter()
-            pager.release(pager.lease(keys))
-            samples.append(1e6 * (time.perf_counter() - started))
-        pager.close()
-        storage.close()
-    return {"keys": RESIDENT_KEYS, "median_us": statistics.median(samples), "p99_us": float(np.quantile(samples, 0.99))}
-
-
-def memory_growth(directory: Path, kind: StorageKind, num_rows: int, *, confined: bool) -> dict[str, Any]:
-    """Read random rows through a pager of 512 MB in a process of its own; every row is compared with its generator.
-
-    With `confined` the process may take the budget and 150 MB, page cache included, and no more, by a memory cgroup of
-    its own; where there can be none the result says so.
-    """
-    command = [sys.executable, __file__, "_memory", str(directory), kind, str(num_rows), str(int(confined))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)  # noqa: S603 ourselves
-    for group in CGROUPS:
-        for left in group.glob(f"{CGROUP_NAME}-*"):
-            left.rmdir()
-    if done.returncode:
-        raise RuntimeError(f"ended with {done.returncode} {'in a memory cgroup' * confined}: {done.stderr}")
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
-
-
-def confine(num_bytes: int) -> bool:
-    """Let this process take so many bytes more; return whether that could be arranged."""
-    for parent, limit in CGROUPS.items():
-        group = parent / f"{CGROUP_NAME}-{os.getpid()}"
-        try:
-            group.mkdir()
-            (group / limit).write_text(str(num_bytes), encoding="ascii")
-            (group / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
-        except OSError:
-            continue
-        return True
-    return False
-
-
-def read_under_budget(directory: Path, kind: StorageKind, num_rows: int, *, confined: bool) -> dict[str, Any]:
-    """Do what `memory_growth` says, in this process."""
-    with Table.open(directory) as table:
-        geometry, table_rows = table.geometry, table.num_rows
-    synthetic_rows(geometry, 0, 64, seed=SEED)
-    before = resident_bytes()
-    is_confined = confined and confine(BUDGET + ALLOWANCE)
-    storage = open_storage(directory, kind)
-    pager = open_pager(storage, geometry, device_budget=Budget(num_bytes=BUDGET))
-    generator, largest = np.random.default_rng(SEED), 0
-    for _ in range(0, num_rows, 64):
-        keys = np.unique(generator.integers(0, table_rows, 64))
-        lease = pager.lease(keys)
-        if not pager.wait(lease, 120):
-            raise RuntimeError(f"rows did not arrive: {lease.error}")
-        layers = torch.stack([pager.gather(layer, lease) for layer in geometry.layers], dim=1)
-        payload = layers.flatten(1).view(torch.uint8)
-        for row, key in enumerate(keys.tolist()):
-            if not torch.equal(payload[row], synthetic_rows(geometry, key, 1, seed=SEED)[0]):
-                raise RuntimeError(f"row {key} is not what its generator makes")
-        pager.release(lease)
-        largest = max(largest, resident_bytes())
-    stats = pager.stats()
-    pager.close()
-    storage.close()
+        with opened_pager(Path(scratch) / "table", num_slots=geometry.vocab_size) as pager:
+            samples = 1e6 * lease_seconds(pager, everything, num_keys=RESIDENT_KEYS, count=20_000, seed=SEED)
     return {
-        "storage": storage.description,
-        "table_bytes": table_rows * geometry.row_stride,
-        "budget_bytes": BUDGET,
-        "cgroup_bytes": BUDGET + ALLOWANCE if is_confined else None,
-        "rows_compared": stats.row_requests,
-        "major_faults": stats.major_faults,
-        "growth_bytes": largest - before,
+        "keys": RESIDENT_KEYS,
+        "median_us": float(np.median(samples)),
+        "p99_us": float(np.quantile(samples, 0.99)),
     }
-
-
-def resident_bytes() -> int:
-    """Return this process's resident set size."""
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
 
 
 @torch.inference_mode()
@@ -309,16 +207,10 @@ def replay_hit_rate(scratch: Path) -> dict[str, float]:
     weights = 1 / np.arange(1, vocab_size + 1)
     ids = np.random.default_rng(SEED).choice(vocab_size, num_requests, p=weights / weights.sum())
     predicted = hit_rate_curve(ids, vocab_size=vocab_size, fractions=[num_slots / vocab_size])[0].hit_rate
-    storage = open_storage(scratch / "small")
-    pager = open_pager(storage, geometry, device_budget=Budget(num_rows=num_slots))
-    for start in range(num_requests):
-        lease = pager.lease(ids[start : start + 1])
-        if not pager.wait(lease, 60):
-            raise RuntimeError(f"a row did not arrive: {lease.error}")
-        pager.release(lease)
-    measured = pager.stats().hit_rate
-    pager.close()
-    storage.close()
+    with opened_pager(scratch / "small", num_slots=num_slots) as pager:
+        for start in range(num_requests):
+            pager.release(await_lease(pager, ids[start : start + 1]))
+        measured = pager.stats().hit_rate
     return {"requests": num_requests, "slots": num_slots, "pager": measured, "tolbooth_size": predicted}
 
 
@@ -362,9 +254,4 @@ def remarks(facts: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["_memory"]:
-        print(
-            json.dumps(read_under_budget(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), confined=sys.argv[5] == "1"))
-        )  # type: ignore[arg-type]
-    else:
-        main()
+    main()

@@ -1,14 +1,13 @@
 """Engines over a text, for benchmarks: models of random weights, and tokens that are the text's.
 
-A model of random weights would loop or wander; so the sampler does its full work, and then the next token is taken
-from the text, tokenized with a vocabulary of 32,000 trained on it. What is made (models, tokenizer, ids) stays in a
+The text is tokenized with a vocabulary of 32,000 trained on it. What is made (models, tokenizer, ids) stays in a
 scratch folder and is used again.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,92 +22,74 @@ from paging import Encoding, Table
 from paging.storage.faulty import FaultPlan, FaultyStorage
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
-from server.engine.messages import Request
+from server.engine.messages import Request, RequestOutput
 from server.engine.model_tables import TABLE_DIRECTORY
 from server.engine.params import SamplingParams
 from server.engine.row_memory import PagedMemory
-from server.engine.sampling import SampledSequence, SampledTokens, Sampler
 from server.engine.starting import open_table_storage, start_engine
+from server.measuring.floor import step_floor
+from server.measuring.forced_sampler import FULL_SAMPLING
+from server.measuring.streams import RowUse, Streams
 
 VOCAB_SIZE = 32_000
 PROMPT_TOKENS = 128
 WARM_TOKENS = 100_000
 LATENCY = 0.020
 FRACTION = 0.1
-SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": 0.95, "ignore_eos": True}
+SAMPLING = dict(FULL_SAMPLING)
 
 
-class ForcedSampler:
-    """Samples, then says what the text says; a request's seed is where in the text it begins."""
-
-    def __init__(self, sampler: Sampler, ids: npt.NDArray[np.int64]) -> None:
-        self._sampler, self._ids = sampler, ids
-
-    def sample(self, logits_SV: Any, sequences: Sequence[SampledSequence]) -> SampledTokens:
-        """Return the text's next tokens."""
-        sampled = self._sampler.sample(logits_SV, sequences)
-        forced = [int(self._ids[each.seed + len(each.prompt_ids) + each.position]) for each in sequences]
-        return SampledTokens(forced, sampled.logprobs, sampled.errors)
-
-
-@dataclass
-class Measured:
+class Measured(Streams):
     """An engine over a text, and what its rows and steps did while they were measured."""
 
-    engine: Engine
-    ids: npt.NDArray[np.int64]
-    num_streams: int
-    round: int = 0
-    requests: int = 0
-    faults: int = 0
-    step_seconds: list[float] = field(default_factory=list)
-    fault_seconds: list[float] = field(default_factory=list)
-    _open: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self.engine.sampler = ForcedSampler(self.engine.sampler, self.ids)  # type: ignore[assignment]
-        memory = self.engine.scheduler.rows.memory
-        if isinstance(memory, PagedMemory):
-            self._warm(memory)
+    def __init__(
+        self, engine: Engine, ids: npt.NDArray[np.int64], num_streams: int, *, context: int = PROMPT_TOKENS
+    ) -> None:
+        super().__init__(engine, ids)
+        self.num_streams, self.context = num_streams, context
+        self.use = RowUse()
+        self.step_seconds: list[float] = []
+        self.fault_seconds: list[float] = []
+        self._open: set[str] = set()
+        self._num_requests = 0
+        self._is_measuring = False
+        self._is_under_way = False
+        self.warm(WARM_TOKENS, num_streams=max(num_streams, 1))
 
     @property
     def miss_rate(self) -> float:
         """Major faults of the row requests that were measured."""
-        return self.faults / self.requests if self.requests else 0.0
+        return self.use.miss_rate or 0.0
 
     def decode(self, num_tokens: int) -> float:
         """Run all streams over their next stretch of text; return tokens per second while all of them decode."""
-        began = self._begin(self.num_streams, num_tokens)
-        while not self._all_decode(self.num_streams):
-            self.engine.step()
-        stats, started, tokens = self.engine.stats(), time.perf_counter(), 0
-        while len(self.engine.scheduler.started) == self.num_streams:
-            step_started = time.perf_counter()
-            before = self._num_faults()
-            tokens += sum(len(choice.token_ids) for output in self.engine.step() for choice in output.choices)
-            seconds = time.perf_counter() - step_started
-            (self.step_seconds if self._num_faults() == before else self.fault_seconds).append(seconds)
-        rate = tokens / (time.perf_counter() - started)
-        self._note(stats)
-        self._drain(began)
-        return rate
+        length = self.context + num_tokens
+        starts = self.starts(self.num_streams, length, behind=WARM_TOKENS)
+        if starts[0] + length > len(self.ids) // self.num_streams:
+            raise RuntimeError("the text is too short for so many rounds")
+        self.begin(starts, context=self.context, num_tokens=num_tokens)
+        self._is_measuring = True
+        decoded = self.run(num_tokens, self.use)
+        self._is_measuring = False
+        self.end()
+        return decoded.tokens_per_second
 
-    def serve(self, num_requests: int, num_tokens: int) -> float:
-        """Serve more requests than there are lanes; return generated tokens per second from first to last."""
-        stats, started = self.engine.stats(), time.perf_counter()
-        self._drain(self._begin(num_requests, num_tokens))
-        rate = num_requests * num_tokens / (time.perf_counter() - started)
-        self._note(stats)
-        return rate
+    def go_on(self, num_tokens: int, most: int) -> float:
+        """As `decode`, but from where the last call ended, for `most` tokens in all: long contexts are made once."""
+        if not self._is_under_way:
+            starts = self.starts(self.num_streams, self.context + most, behind=WARM_TOKENS)
+            self.begin(starts, context=self.context, num_tokens=most)
+            self._is_under_way = True
+            self._never_late()
+        return self.run(num_tokens, self.use).tokens_per_second
 
     def serve_steadily(self, num_requests: int, num_tokens: int, steps: int) -> float:
         """Serve with always so many requests there, each that ends followed by another; return tokens per second.
 
         They stay there from one call to the next, so nothing begins or ends together, in no arm.
         """
-        tokens, stats = 0, self.engine.stats()
-        # Between its turns an engine stands still, and a row that is on its way would seem to be late.
-        self.engine.scheduler.rows._row_timeout = float("inf")  # noqa: SLF001
+        tokens, before = 0, self.engine.stats()
+        self._never_late()
         while len(self._open) < num_requests:
             self._add_next(num_requests, num_tokens)
         began = time.perf_counter()
@@ -121,13 +102,29 @@ class Measured:
                     self._open.discard(output.request_id)
                     self._add_next(num_requests, num_tokens)
         seconds = time.perf_counter() - began
-        self._note(stats)
+        self.use.add(before, self.engine.stats())
         return tokens / seconds
+
+    def _never_late(self) -> None:
+        """Let no row seem late that is on its way while the engine stands still, which it does between its turns."""
+        self.engine.scheduler.rows._row_timeout = float("inf")  # noqa: SLF001
+
+    def _step(self) -> list[RequestOutput]:
+        if not self._is_measuring:
+            return super()._step()
+        faults, began = self._num_faults(), time.perf_counter()
+        outputs = super()._step()
+        seconds = time.perf_counter() - began
+        (self.step_seconds if self._num_faults() == faults else self.fault_seconds).append(seconds)
+        return outputs
+
+    def _num_faults(self) -> int:
+        return sum(sequence.state.major_faults for sequence in self.engine.scheduler.started)
 
     def _add_next(self, num_requests: int, num_tokens: int) -> None:
         """Queue the next request; the first ones are of different lengths, so that they do not end together."""
-        number = self.round
-        self.round += 1
+        number = self._num_requests
+        self._num_requests += 1
         length = PROMPT_TOKENS + num_tokens
         start = (WARM_TOKENS + number * length * 7) % (len(self.ids) - length)
         count = num_tokens if number >= num_requests else 1 + number * num_tokens // num_requests
@@ -138,52 +135,6 @@ class Measured:
         )
         self.engine.add(request)
         self._open.add(request.request_id)
-
-    def _begin(self, num_requests: int, num_tokens: int) -> int:
-        stretch = len(self.ids) // num_requests
-        length = PROMPT_TOKENS + num_tokens
-        for stream in range(num_requests):
-            start = stream * stretch + WARM_TOKENS // num_requests + self.round * length
-            if start + length > (stream + 1) * stretch:
-                raise RuntimeError("the text is too short for so many rounds")
-            self.engine.add(
-                Request(
-                    request_id=f"{self.round}-{stream}",
-                    prompt_ids=self.ids[start : start + PROMPT_TOKENS].tolist(),
-                    params=SamplingParams(max_tokens=num_tokens, seed=start, **SAMPLING),
-                )
-            )
-        self.round += 1
-        return num_requests
-
-    def _drain(self, _: int) -> None:
-        while self.engine.scheduler.has_work:
-            for output in self.engine.step():
-                if output.error:
-                    raise RuntimeError(output.error)
-
-    def _all_decode(self, count: int) -> bool:
-        started = self.engine.scheduler.started
-        return len(started) == count and all(sequence.output_ids for sequence in started)
-
-    def _num_faults(self) -> int:
-        return sum(sequence.state.major_faults for sequence in self.engine.scheduler.started)
-
-    def _note(self, before: Any) -> None:
-        after = self.engine.stats()
-        if after.memory:
-            self.requests += after.memory["row_requests"] - before.memory["row_requests"]
-            self.faults += after.memory["major_faults"] - before.memory["major_faults"]
-
-    def _warm(self, memory: PagedMemory) -> None:
-        """Let the cache see what comes before in the text, the streams in turns."""
-        num_streams = max(self.num_streams, 1)
-        stretch, length = len(self.ids) // num_streams, WARM_TOKENS // num_streams
-        before = [self.ids[stream * stretch : stream * stretch + length] for stream in range(num_streams)]
-        for keys in np.stack(before, axis=1):
-            lease = memory.lease(keys)
-            memory.wait_for([lease], 60)
-            memory.release(lease)
 
 
 def random_model(scratch: Path, name: str, *, vocab_size: int = VOCAB_SIZE, with_table: bool = False) -> Path:
@@ -234,13 +185,7 @@ def open_engine(
 
 def floor_bytes(engine: Engine, num_streams: int, context: float) -> float:
     """Return the bytes that one decoding step cannot do without."""
-    model = engine.runner.model
-    config = model.config
-    weights = sum(weight.nbytes for name, weight in model.named_parameters() if "embed_tokens" not in name)
-    head = 0 if model.lm_head is not None else model.head_weight.nbytes
-    position = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * model.head_weight.itemsize
-    rows = num_streams * config.num_hidden_layers * config.hidden_size * 2 if config.has_memory else 0  # bf16
-    return weights + head + num_streams * context * position + rows
+    return step_floor(engine, num_streams=num_streams, context=context).num_bytes
 
 
 def run_prompt(engine: Engine, prompt: Sequence[int] | npt.NDArray[np.int64]) -> float:

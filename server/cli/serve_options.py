@@ -1,4 +1,4 @@
-"""The options of `tolbooth serve`: one for each field of the server's configuration, read off its types and texts."""
+"""Options that are a field each of the server's or the engine's configuration, read off its types and texts."""
 
 import functools
 import inspect
@@ -6,6 +6,7 @@ import operator
 import types
 import typing
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Annotated, Any
 
 import msgspec
@@ -18,12 +19,22 @@ from server.settings import is_list, option_fields
 
 _ARGUMENTS = frozenset({"model"})
 """Fields that are no option: MODEL has no flag."""
+_OF_SERVING = frozenset({"enable_prefix_caching", "max_waiting", "keep_hot_set", "pack"})
+"""Fields of the engine that mean nothing where nobody is served."""
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Replace the command's parameter `flags` by all options; the command gets those that were given, as a dict."""
-    options = _options()
+    return _with_options(command, _options(_ARGUMENTS))
 
+
+def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """As `with_settings`, by the engine's options alone, for a command that serves nobody."""
+    engine = set(EngineConfig.__struct_fields__)
+    return _with_options(command, _options(_ARGUMENTS | _OF_SERVING | (option_fields().keys() - engine)))
+
+
+def _with_options(command: Callable[..., None], options: list[inspect.Parameter]) -> Callable[..., None]:
     @functools.wraps(command)
     def call(**arguments: Any) -> None:
         flags = {option.name: arguments.pop(option.name) for option in options}
@@ -36,13 +47,13 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def _options() -> list[inspect.Parameter]:
+def _options(without: AbstractSet[str]) -> list[inspect.Parameter]:
     texts = field_texts(EngineConfig) | field_texts(ServerConfig)
     engine = set(EngineConfig.__struct_fields__)
     return [
         _option(field, texts.get(name, ""), "Engine" if name in engine else "Server")
         for name, field in option_fields().items()
-        if name not in _ARGUMENTS
+        if name not in without
     ]
 
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from server.cli.bench import parse_goal
+from server.cli.bench_serve import parse_goal
 from server.loadgen.summary import Goal
 from tests.server.loadgen.test_hit_rates import page
 
