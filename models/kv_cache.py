@@ -33,15 +33,21 @@ class KVCache:
         num_blocks: int,
         block_size: int = 16,
         head_dim_multiple: int = 1,
+        has_scratch: bool = False,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
+        """has_scratch: one more block, for keys and values that nobody reads."""
         self.block_size = block_size
         self.head_dim = config.head_dim
+        self.num_blocks = num_blocks
+        """Blocks that sequences can have."""
+        self.scratch_block = num_blocks if has_scratch else None
+        """The block that is nobody's, where there is one."""
         shape = (
             config.num_hidden_layers,
             config.num_key_value_heads,
-            num_blocks,
+            num_blocks + has_scratch,
             block_size,
             round_up(config.head_dim, head_dim_multiple),
         )
@@ -60,12 +66,12 @@ class KVCache:
         return block_size * position
 
     @property
-    def num_blocks(self) -> int:
-        """Blocks there are."""
-        return self.keys.shape[2]
+    def num_bytes(self) -> int:
+        """The memory of all blocks, taken already or not."""
+        return self.keys.nbytes + self.values.nbytes
 
     def populate(self) -> None:
-        """Take the memory of all blocks now; blocks, and any thread may do it. Raises `ConfigError` where it is not there."""
+        """Take the memory of all blocks now, on any thread; waits for it. Raises `ConfigError` where there is less."""
         for store in (self.keys, self.values):
             if not store.is_cuda:
                 try:
@@ -79,10 +85,7 @@ class KVCache:
         """Put one layer's keys and values into their slots."""
         for store_1GSD, new_NGD in zip(self._slots_1GSD[layer], (k_NGD, v_NGD), strict=True):
             new_GND = new_NGD.to(store_1GSD.dtype).transpose(0, 1)
-            if store_1GSD.shape[-1] == self.head_dim:
-                store_1GSD[0][:, slot_mapping_N] = new_GND
-            else:
-                store_1GSD[0][:, slot_mapping_N, : self.head_dim] = new_GND
+            store_1GSD[0][..., : self.head_dim].index_copy_(1, slot_mapping_N, new_GND)
 
     def read(self, layer: int, spans: list[range]) -> list[tuple[Tensor, Tensor]]:
         """Return the keys and values of each span of slots, views of [1, G, C, D']."""

@@ -6,11 +6,6 @@ so that a direct read can land in it. `paging/cuda_slab.py` is the same on a GPU
 Shape legend: S slots, N rows of a batch, R bytes of a row's payload, B bytes of a slot.
 """
 
-import contextlib
-import ctypes
-import errno
-import mmap
-import os
 from typing import Protocol
 
 import numpy as np
@@ -20,10 +15,8 @@ from torch import Tensor
 from paging.errors import BudgetError
 from paging.geometry import aligned_stride
 from paging.keys import Keys
+from paging.pages import populate, reserve
 from paging.slots import Slots
-
-_MADV_POPULATE_WRITE = 23
-"""Of Linux 5.14; the standard library has no name for it."""
 
 
 class HostSlab:
@@ -33,15 +26,12 @@ class HostSlab:
         self.num_slots = num_slots
         self.slot_bytes = aligned_stride(row_bytes)
         try:
-            private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-            self._memory = mmap.mmap(-1, max(1, num_slots * self.slot_bytes), flags=private)
+            # Huge pages: the first read into a slot faults once, not once for each of its pages.
+            self._memory = reserve(num_slots * self.slot_bytes, huge=True)
         except (OSError, ValueError, OverflowError) as error:
             raise BudgetError(
                 f"{num_slots} slots of {self.slot_bytes} bytes cannot be had from memory ({error}); lower the budget"
             ) from error
-        # The first read into a slot faults once for a huge page, not once for each of its pages.
-        with contextlib.suppress(OSError):  # a kernel without huge pages
-            self._memory.madvise(mmap.MADV_HUGEPAGE)
         self.rows_SB = np.frombuffer(self._memory, dtype=np.uint8)[: num_slots * self.slot_bytes].reshape(
             num_slots, self.slot_bytes
         )
@@ -63,15 +53,12 @@ class HostSlab:
         What is in the slots stays, so another thread may do it meanwhile. Where memory comes slowly, as in a virtual
         machine, first reads take several times as long without. Raises `BudgetError`.
         """
-        # Not the module's `madvise`, which holds the interpreter lock all the while.
-        madvise = ctypes.CDLL(None, use_errno=True).madvise
-        address, size = ctypes.c_void_p(self.rows_SB.ctypes.data), ctypes.c_size_t(self.rows_SB.nbytes)
-        if self.num_slots and madvise(address, size, _MADV_POPULATE_WRITE):
-            code = ctypes.get_errno()
-            if code != errno.EINVAL:  # a kernel that cannot; the first reads will do it
-                raise BudgetError(
-                    f"{self.num_bytes} bytes of host memory cannot be had ({os.strerror(code)}); lower the budget"
-                )
+        try:
+            populate(self.rows_SB.ctypes.data, self.rows_SB.nbytes)
+        except OSError as error:
+            raise BudgetError(
+                f"{self.num_bytes} bytes of host memory cannot be had ({error.strerror}); lower the budget"
+            ) from error
 
     def close(self) -> None:
         """Do nothing: the memory goes with the last that refers to it."""

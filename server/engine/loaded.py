@@ -87,7 +87,7 @@ def _device_memory(start: Loaded) -> dict[DeviceUse, int]:
         rows = start.memory.source.payload_VR.nbytes
     return {
         DeviceUse.WEIGHTS: start.model.nbytes,
-        DeviceUse.KV_CACHE: start.cache.keys.nbytes + start.cache.values.nbytes,
+        DeviceUse.KV_CACHE: start.cache.num_bytes,
         DeviceUse.TOL_CACHE: rows,
     }
 
@@ -99,7 +99,7 @@ def _granted(start: Loaded) -> dict[str, str]:
         "sequences": f"{config.max_num_seqs} at once, {config.max_num_batched_tokens} tokens a step",
         "context": f"{start.max_model_len} tokens of the model's {start.model.config.max_position_embeddings}",
         "keys and values": (
-            f"{cache.num_blocks} blocks of {cache.block_size} positions, {num_bytes_text(2 * cache.keys.nbytes)}; "
+            f"{cache.num_blocks} blocks of {cache.block_size} positions, {num_bytes_text(cache.num_bytes)}; "
             f"asked for: {_asked(config.kv_cache_bytes)}"
         ),
     }

@@ -195,8 +195,9 @@ class DeviceUse(StrEnum):
 
 
 class StartupPhase(StrEnum):
-    """What an engine does until it is ready."""
+    """What an engine does until it is ready; some of it beside the other."""
 
+    LIBRARIES = "libraries"
     TABLE = "table"
     WEIGHTS = "weights"
     LAYOUT = "layout"

@@ -27,10 +27,12 @@ from typing import Protocol
 import msgspec
 
 from paging import TolboothError
+from server.beginning import collector_paused, seconds_since_start
 from server.engine.config import EngineConfig
 from server.engine.errors import QueueFullError, RequestError
-from server.engine.messages import Abort, EngineInfo, EngineStats, Fatal, Progress, Request, RequestOutput
+from server.engine.messages import Abort, EngineInfo, EngineStats, Fatal, Progress, Request, RequestOutput, StartupPhase
 from server.engine.questions import Answer, Question
+from server.engine.reading import read_weights_ahead
 from server.process.connection import Connection, exit_at_once
 from server.process.errors import FrameError
 from server.process.frames import from_payload, receive_payload
@@ -82,10 +84,17 @@ MakeEngine = Callable[[EngineConfig, ProgressCallback], tuple[EngineLike, Engine
 
 
 def load_engine(config: EngineConfig, on_progress: ProgressCallback) -> tuple[EngineLike, EngineInfo]:
-    """Load the engine that serves."""
-    from server.engine.starting import start_engine  # noqa: PLC0415 loads torch
+    """Load the engine that serves; its weights are read while the libraries load."""
+    on_progress("loading the libraries", 0, 1)
+    weights = read_weights_ahead(config)
+    try:
+        with collector_paused():
+            from server.engine.starting import start_engine  # noqa: PLC0415 loads torch
 
-    engine = start_engine(config, on_progress)
+            before = {StartupPhase.LIBRARIES: seconds_since_start()}
+            engine = start_engine(config, on_progress, weights=weights, seconds_before=before)
+    finally:
+        weights.stop()
     return engine, engine.info
 
 

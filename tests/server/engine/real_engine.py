@@ -8,8 +8,9 @@ from models.attention import PackedContext
 from models.computed_rows import ComputedRows
 from paging.storage.faulty import FaultyStorage
 from server.engine.config import EngineConfig
+from server.engine.parts import open_table_storage
 from server.engine.sampling import SampledSequence
-from server.engine.starting import open_table_storage, start_engine
+from server.engine.starting import start_engine
 from tests.server.engine.sampling_reference import draw_gap
 
 TOLERANCE = 1e-4

@@ -2,7 +2,8 @@
 
 import sys
 
-from server.engine.starting import open_table_storage, start_engine
+from server.engine.parts import open_table_storage
+from server.engine.starting import start_engine
 from server.process.worker import main
 from tests.server.serving.faults import FaultFile, PlannedStorage
 

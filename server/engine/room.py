@@ -1,0 +1,75 @@
+"""How much memory keys, values and rows get: what was asked for, else a share of what is free.
+
+Knows sizes and shares. Allocates nothing but the keys' and values' blocks.
+"""
+
+import torch
+
+from models.config import ModelConfig
+from models.errors import ConfigError
+from models.kv_cache import KVCache
+from paging import Budget, Table
+from paging.geometry import aligned_stride
+from server.engine.config import DEVICE_BUDGETS, EngineConfig
+
+_KV_SHARE = 4
+"""Keys and values take one in so many bytes of what is free, where nobody says how much."""
+_TABLE_SHARE = 0.8
+"""Of what is then left, for the device tier where nobody says how much."""
+_CUDA_HEAD_DIM = 8
+"""Fast kernels want head dimensions to be multiples of this."""
+
+
+def max_model_len(config: EngineConfig, model: ModelConfig) -> int:
+    """Return the most tokens of a sequence; `ConfigError` for more than the model's context."""
+    longest = model.max_position_embeddings
+    if config.max_model_len is not None and config.max_model_len > longest:
+        raise ConfigError(f"max_model_len is {config.max_model_len}; the model's context is {longest}")
+    return config.max_model_len or longest
+
+
+def make_cache(
+    config: EngineConfig, model: ModelConfig, *, dtype: torch.dtype, device: torch.device, free: int
+) -> KVCache:
+    """Make room for keys and values: as asked, else for every lane's full context or a share of `free` bytes."""
+    multiple = _CUDA_HEAD_DIM if device.type == "cuda" else 1
+    block_bytes = KVCache.block_bytes(model, block_size=config.block_size, head_dim_multiple=multiple, dtype=dtype)
+    longest = max_model_len(config, model)
+    per_sequence = -(-longest // config.block_size)
+    if config.kv_cache_bytes is not None:
+        num_blocks = config.kv_cache_bytes // block_bytes
+    else:
+        affordable = max(0, free) // _KV_SHARE // block_bytes
+        num_blocks = min(config.max_num_seqs * per_sequence, max(affordable, per_sequence))
+    if num_blocks < per_sequence:
+        raise ConfigError(
+            f"kv_cache_bytes buys {num_blocks} blocks; one sequence of {longest} tokens needs {per_sequence}, "
+            f"which is {per_sequence * block_bytes} bytes: raise it or lower max_model_len"
+        )
+    return KVCache(
+        model,
+        num_blocks=num_blocks,
+        block_size=config.block_size,
+        head_dim_multiple=multiple,
+        dtype=dtype,
+        device=device,
+    )
+
+
+def asked_device_budget(config: EngineConfig) -> Budget | None:
+    """Return the device tier's budget where somebody named one."""
+    if config.tol_device_bytes is not None:
+        return Budget(num_bytes=config.tol_device_bytes)
+    if config.tol_device_rows is not None:
+        return Budget(num_rows=config.tol_device_rows)
+    if config.tol_device_fraction is not None:
+        return Budget(fraction=config.tol_device_fraction)
+    assert all(getattr(config, name) is None for name in DEVICE_BUDGETS), "every way to name it is looked at"
+    return None
+
+
+def free_device_budget(config: EngineConfig, table: Table, *, free: int) -> Budget:
+    """Return the device tier's budget where nobody named one: the whole table, or a share of `free` bytes."""
+    stride = aligned_stride(table.geometry.row_bytes)
+    affordable = int(_TABLE_SHARE * max(0, free)) // stride
+    return Budget(num_rows=min(table.num_rows, max(affordable, config.max_num_seqs + 1)))
