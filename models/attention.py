@@ -72,7 +72,9 @@ class PagedContext:
     def _attend_apart(self, layer: int, q_NHD: Tensor) -> Tensor:
         """Attend to what is stored, one sequence after another."""
         head_dim = q_NHD.shape[-1]
-        q_1HND = _padded_to(q_NHD, self.cache.keys.shape[-1]).transpose(0, 1)[None]
+        stored = self.cache.keys
+        q_1HND = _padded_to(q_NHD, stored.shape[-1]).to(torch.promote_types(q_NHD.dtype, stored.dtype))
+        q_1HND = q_1HND.transpose(0, 1)[None]
         parts_1HQD = torch.split(q_1HND, list(self.query_lengths), dim=2)
         out_1HND = torch.cat(
             [
@@ -81,7 +83,7 @@ class PagedContext:
             ],
             dim=2,
         )
-        return out_1HND[0].transpose(0, 1)[..., :head_dim]
+        return out_1HND[0].transpose(0, 1)[..., :head_dim].to(q_NHD.dtype)
 
     @property
     def is_decode(self) -> bool:

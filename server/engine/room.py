@@ -33,6 +33,8 @@ def make_cache(
 ) -> KVCache:
     """Make room for keys and values: as asked, else for every lane's full context or a share of `free` bytes."""
     multiple = _CUDA_HEAD_DIM if device.type == "cuda" else 1
+    if device.type == "cpu":  # where attention over 16 bits takes twice the time of 32
+        dtype = torch.promote_types(dtype, torch.float32)
     block_bytes = KVCache.block_bytes(model, block_size=config.block_size, head_dim_multiple=multiple, dtype=dtype)
     longest = max_model_len(config, model)
     per_sequence = -(-longest // config.block_size)

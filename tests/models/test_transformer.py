@@ -105,15 +105,22 @@ def test_a_prepared_model_says_what_memory_it_takes():
     assert before + head == model.nbytes
 
 
+def test_keys_and_values_may_be_wider_than_the_model():
+    model = random_model(MEMORY, dtype=torch.bfloat16)
+    actual = paged_logits(model, cache_dtype=torch.float32)
+    assert torch.bfloat16 is actual.dtype
+    assert relative_error(actual, expected_logits(model)) < 0.03
+
+
 @torch.no_grad()
-def paged_logits(model, *, head_dim_multiple=1):
+def paged_logits(model, *, head_dim_multiple=1, cache_dtype=None):
     """Scores [N, V] of `sequences()`: prefill all but two tokens of each at most, then one token after another."""
     cache = KVCache(
         model.config,
         num_blocks=12,
         block_size=4,
         head_dim_multiple=head_dim_multiple,
-        dtype=model.head_weight.dtype,
+        dtype=cache_dtype or model.head_weight.dtype,
     )
     tables = [BlockTable(4, reversed(range(start, start + 4))) for start in (8, 4, 0)]
     done = [0] * len(LENGTHS)
