@@ -31,7 +31,9 @@ class Runner:
     def alpha(self, chunks: Sequence[Chunk]) -> Tensor:
         """Return how much of each layer's row the chunks' tokens get, [N, L]."""
         whole = (1.0,) * self.model.config.num_hidden_layers
-        alpha_CL = torch.tensor([chunk.sequence.state.alpha or whole for chunk in chunks], dtype=self.model.head_weight.dtype)
+        alpha_CL = torch.tensor(
+            [chunk.sequence.state.alpha or whole for chunk in chunks], dtype=self.model.head_weight.dtype
+        )
         lengths_C = torch.tensor([chunk.length for chunk in chunks])
         return alpha_CL.repeat_interleave(lengths_C, dim=0).to(self.device)
 
