@@ -19,7 +19,6 @@ in which its weights, its head, its keys and values and its rows could be read o
 
 import argparse
 import gc
-import os
 import tempfile
 import time
 from contextlib import ExitStack
@@ -29,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from alternatives import NaiveRows, OutsideModel
+from alternative_arms import ARMS, memory_of_arms, open_arms
+from alternatives import OutsideModel, check_equal_logits
 from harness import Arm, Comparison, compare, drop_page_cache, write_report
 from measured import (
     FRACTION,
@@ -46,13 +45,12 @@ from measured import (
     text_ids,
 )
 
-from models.attention import PackedContext
-from models.checkpoint import load_model
 from paging import Table
 from paging.storage.choice import StorageKind
 from server.engine.choices import Memory
 from server.engine.engine import Engine
-from server.engine.row_memory import WholeMemory
+from server.measuring.floor import read_bandwidth
+from server.measuring.row_reads import drop_pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,8 +59,11 @@ STREAMS = (1, 8, 32)
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
 SWEEP_STREAMS = (1, 32)
 PREFILL_TOKENS = (128, 512, 2048)
-LOGITS_TOLERANCE = 2e-3
-"""Between this engine and `transformers`: other kernels round otherwise, over 24 layers."""
+LONG_CONTEXT = 1920
+LONG_TOKENS, LONG_STEP = 112, 16
+"""Tokens that streams of long contexts decode in all, and in a round; contexts end a little below the model's 2,048."""
+LONG_ROUNDS = 5
+LONG_STREAMS = (1, 8)
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True, help="plain text, some tens of megabytes")
     parser.add_argument("--scratch", type=Path, help="where models and ids are made, and found again")
     parser.add_argument("--rounds", type=int, default=9)
-    parts = ["decode", "sweep", "prefill", "start"]
+    parts = ["decode", "long", "memory", "sweep", "prefill", "start"]
     parser.add_argument("--only", choices=parts, nargs="*", default=parts, help="these parts alone")
     parser.add_argument("--streams", type=int, nargs="*", default=STREAMS, help="of the part `decode`")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/alternatives"), help="report, no ending")
@@ -83,11 +84,19 @@ def main() -> None:
         memory_model = random_model(scratch, "250m-memoryllm", with_table=True)
         dense_model = random_model(scratch, "250m-dense")
         ids = text_ids(options.text, scratch, f"ids-{VOCAB_SIZE}.npy", lambda: own_tokenizer(options.text, scratch))
+        models = (memory_model, dense_model)
         if "decode" in options.only:
-            check_equal_logits(dense_model, ids, facts)
-            bandwidth = copy_bandwidth(facts)
+            facts.append(check_equal_logits(dense_model, ids))
+            bandwidth = read_bandwidth()
+            facts.append(f"reads {bandwidth / 1e9:.1f} GB/s in a product with a vector, of which the floors are made")
             for count in options.streams:
-                comparisons += decode(memory_model, dense_model, ids, count, options.rounds, bandwidth, facts)
+                comparisons += decode(models, ids, count, options.rounds, bandwidth, facts)
+        if "long" in options.only:
+            for count in LONG_STREAMS:
+                comparisons += long_contexts(models, ids, count)
+                gc.collect()
+        if "memory" in options.only:
+            facts += memory_of_arms(models, scratch / f"ids-{VOCAB_SIZE}.npy")
         if "sweep" in options.only:
             comparisons += [sweep(memory_model, ids, count, options.rounds, facts) for count in SWEEP_STREAMS]
         if "prefill" in options.only:
@@ -101,8 +110,7 @@ def main() -> None:
 
 
 def decode(  # noqa: PLR0917
-    memory_model: Path,
-    dense_model: Path,
+    models: tuple[Path, Path],
     ids: npt.NDArray[np.int64],
     num_streams: int,
     rounds: int,
@@ -110,23 +118,10 @@ def decode(  # noqa: PLR0917
     facts: list[str],
 ) -> list[Comparison]:
     """Compare decoding in every arm; once beside the dense model, once beside the table in memory, once outside."""
+    memory_model, dense_model = models
     num_tokens = 128 if num_streams == 1 else 64
     with ExitStack() as stack:
-
-        def engine(model: Path, **options: Any) -> Measured:
-            opened = open_engine(stack, model, num_streams, {"max_model_len": PROMPT_TOKENS + num_tokens, **options})
-            return Measured(opened, ids, num_streams)
-
-        naive = engine(memory_model, memory=Memory.MAPPED)
-        table = stack.enter_context(Table.open(memory_model / "table"))
-        replace_rows(naive.engine, NaiveRows(table))
-        arms = {
-            "dense": engine(dense_model),
-            "resident": engine(memory_model, memory=Memory.RESIDENT),
-            "paged, 10%": engine(memory_model, tol_device_fraction=FRACTION),
-            "computed": engine(memory_model, memory=Memory.COMPUTED),
-            "memory map, row by row": naive,
-        }
+        arms = open_arms(stack, models, ids, num_streams, list(ARMS), longest=PROMPT_TOKENS + num_tokens)
         runs: dict[str, Callable[[int], float]] = {name: arm.decode for name, arm in arms.items()}
         runs["transformers, dense"] = OutsideModel(dense_model, ids, num_streams).decode
         result = compare(
@@ -143,11 +138,42 @@ def decode(  # noqa: PLR0917
                 f"decoding, {num_streams} at once, {name}: {1e3 * seconds:.2f} ms a step, {floor / seconds:.0%} of its "
                 f"bandwidth floor of {1e3 * floor:.2f} ms"
             )
-        result = replace(result, conditions={**result.conditions, "miss rate": f"{arms['paged, 10%'].miss_rate:.4f}"})
+        result = with_miss_rate(result, arms)
     gc.collect()
+    return beside(result, "dense", "resident", "transformers, dense")
+
+
+def long_contexts(models: tuple[Path, Path], ids: npt.NDArray[np.int64], num_streams: int) -> list[Comparison]:
+    """Compare decoding with contexts of nearly 2,048 tokens, made once and then gone on from, round by round."""
+    memory_model, dense_model = models
+    # Eight contexts take 3 GB in each arm: the resident one is left out there.
+    names = ["dense", "resident", "paged, 10%"] if num_streams == 1 else ["dense", "paged, 10%"]
+    with ExitStack() as stack:
+        longest = LONG_CONTEXT + LONG_TOKENS
+        arms = open_arms(stack, models, ids, num_streams, names, longest=longest, context=LONG_CONTEXT)
+        runs: dict[str, Callable[[int, int], float]] = {name: arm.go_on for name, arm in arms.items()}
+        runs["transformers, dense"] = OutsideModel(dense_model, ids, num_streams, context=LONG_CONTEXT).go_on
+        result = compare(
+            f"Decoding with long contexts, {num_streams} at once",
+            [Arm(name=name, run=lambda run=run: run(LONG_STEP, LONG_TOKENS)) for name, run in runs.items()],
+            unit="tokens/s",
+            rounds=LONG_ROUNDS,
+            conditions=conditions(memory_model, LONG_STEP * (LONG_ROUNDS + 1), context=LONG_CONTEXT),
+        )
+        result = with_miss_rate(result, arms)
+    return beside(result, "dense", "transformers, dense")
+
+
+def with_miss_rate(comparison: Comparison, arms: dict[str, Measured]) -> Comparison:
+    """Add what share of the paged arm's row requests were major faults."""
+    rate = f"{arms['paged, 10%'].miss_rate:.4f}"
+    return replace(comparison, conditions={**comparison.conditions, "miss rate": rate})
+
+
+def beside(comparison: Comparison, *baselines: str) -> list[Comparison]:
+    """Return the comparison with the ratios to each of some arms."""
     return [
-        replace(result, title=f"{result.title}, beside {baseline}", baseline=baseline)
-        for baseline in ("dense", "resident", "transformers, dense")
+        replace(comparison, title=f"{comparison.title}, beside {baseline}", baseline=baseline) for baseline in baselines
     ]
 
 
@@ -202,7 +228,7 @@ def prefill(model: Path, ids: npt.NDArray[np.int64], num_tokens: int, rounds: in
         def make_cold() -> None:
             while cold:
                 cold.pop().close()
-            drop_table_pages(model)
+            drop_pages(model / "table")
             cold.append(open_engine(stack, model, 1, paged))
             run_prompt(cold[0], ids[:1])  # weights and code are warm, one row is
 
@@ -265,60 +291,6 @@ def start(memory_model: Path, dense_model: Path, ids: npt.NDArray[np.int64], rou
         warm_up=False,
         conditions={**conditions(memory_model, 1), "page cache": "empty", "process": "started, libraries imported"},
     )
-
-
-@torch.inference_mode()
-def check_equal_logits(dense_model: Path, ids: npt.NDArray[np.int64], facts: list[str]) -> None:
-    """Raise unless `transformers` computes what this engine's model computes."""
-    outside = OutsideModel(dense_model, ids, 1)
-    prompt = torch.from_numpy(ids[:PROMPT_TOKENS].copy())
-    theirs = outside.model(prompt[None]).logits[0]
-    ours = load_model(dense_model, dtype=torch.float32).eval()
-    found = ours.logits(ours(prompt, torch.arange(len(prompt)), PackedContext([len(prompt)])))
-    difference = float((found - theirs).abs().max())
-    if difference > LOGITS_TOLERANCE:
-        raise RuntimeError(f"transformers' logits differ by {difference:g}")
-    facts.append(
-        f"dense, logits here and in transformers differ by at most {difference:.1g}, over {len(prompt)} tokens"
-    )
-
-
-def copy_bandwidth(facts: list[str]) -> float:
-    """Return the bytes per second that this machine reads in a copy, with all cores."""
-    source = torch.ones(2**27)
-    target = torch.empty_like(source)
-    seconds = []
-    for _ in range(7):
-        began = time.perf_counter()
-        target.copy_(source)
-        seconds.append(time.perf_counter() - began)
-    total = torch.mv(source.view(2**12, -1), torch.ones(2**15))  # reading alone, as a product with a vector does
-    reads = []
-    for _ in range(7):
-        began = time.perf_counter()
-        torch.mv(source.view(2**12, -1), total.new_ones(2**15))
-        reads.append(time.perf_counter() - began)
-    bandwidth = source.nbytes / min(reads)
-    facts.append(
-        f"reads {bandwidth / 1e9:.1f} GB/s in a product with a vector, of which the floors are made; a copy moves "
-        f"{2 * source.nbytes / min(seconds) / 1e9:.1f} GB/s"
-    )
-    return bandwidth
-
-
-def replace_rows(engine: Engine, source: Any) -> None:
-    """Let an engine take its rows from elsewhere."""
-    memory = engine.scheduler.rows.memory
-    assert isinstance(memory, WholeMemory)
-    memory.source = source
-
-
-def drop_table_pages(model: Path) -> None:
-    """Put a table's rows out of the page cache; weights stay."""
-    for path in (model / "table").glob("rows-*.safetensors"):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
 
 
 if __name__ == "__main__":

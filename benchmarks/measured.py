@@ -43,10 +43,16 @@ class Measured(Streams):
     """An engine over a text, and what its rows and steps did while they were measured."""
 
     def __init__(
-        self, engine: Engine, ids: npt.NDArray[np.int64], num_streams: int, *, context: int = PROMPT_TOKENS
+        self,
+        engine: Engine,
+        ids: npt.NDArray[np.int64],
+        num_streams: int,
+        *,
+        context: int = PROMPT_TOKENS,
+        warm: int = WARM_TOKENS,
     ) -> None:
         super().__init__(engine, ids)
-        self.num_streams, self.context = num_streams, context
+        self.num_streams, self.context, self._warm = num_streams, context, warm
         self.use = RowUse()
         self.step_seconds: list[float] = []
         self.fault_seconds: list[float] = []
@@ -54,7 +60,7 @@ class Measured(Streams):
         self._num_requests = 0
         self._is_measuring = False
         self._is_under_way = False
-        self.warm(WARM_TOKENS, num_streams=max(num_streams, 1))
+        self.warm(warm, num_streams=max(num_streams, 1))
 
     @property
     def miss_rate(self) -> float:
@@ -64,7 +70,7 @@ class Measured(Streams):
     def decode(self, num_tokens: int) -> float:
         """Run all streams over their next stretch of text; return tokens per second while all of them decode."""
         length = self.context + num_tokens
-        starts = self.starts(self.num_streams, length, behind=WARM_TOKENS)
+        starts = self.starts(self.num_streams, length, behind=self._warm)
         if starts[0] + length > len(self.ids) // self.num_streams:
             raise RuntimeError("the text is too short for so many rounds")
         self.begin(starts, context=self.context, num_tokens=num_tokens)
@@ -77,7 +83,7 @@ class Measured(Streams):
     def go_on(self, num_tokens: int, most: int) -> float:
         """As `decode`, but from where the last call ended, for `most` tokens in all: long contexts are made once."""
         if not self._is_under_way:
-            starts = self.starts(self.num_streams, self.context + most, behind=WARM_TOKENS)
+            starts = self.starts(self.num_streams, self.context + most, behind=self._warm)
             self.begin(starts, context=self.context, num_tokens=most)
             self._is_under_way = True
             self._never_late()
@@ -215,7 +221,7 @@ def preload(measured: Measured) -> None:
         memory.release(lease)
 
 
-def conditions(model: Path, num_tokens: int) -> dict[str, Any]:
+def conditions(model: Path, num_tokens: int, *, context: int = PROMPT_TOKENS) -> dict[str, Any]:
     """Say what a ratio depends on."""
     with Table.open(model / "table") if (model / "table").exists() else ExitStack() as table:
         size = (
@@ -223,7 +229,7 @@ def conditions(model: Path, num_tokens: int) -> dict[str, Any]:
         )
     return {
         "table": size,
-        "contexts": f"{PROMPT_TOKENS} to {PROMPT_TOKENS + num_tokens} tokens",
+        "contexts": f"{context:,} to {context + num_tokens:,} tokens",
         "host tier": "none",
         "storage": "direct",
         "dtype": "fp32",

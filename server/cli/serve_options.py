@@ -25,7 +25,7 @@ _OF_SERVING = frozenset({"enable_prefix_caching", "max_waiting", "keep_hot_set",
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Replace the command's parameter `flags` by all options; the command gets those that were given, as a dict."""
-    return _with_options(command, _options(_ARGUMENTS))
+    return _with_options(command, _options())
 
 
 def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -47,7 +47,7 @@ def _with_options(command: Callable[..., None], options: list[inspect.Parameter]
     return call
 
 
-def _options(without: AbstractSet[str]) -> list[inspect.Parameter]:
+def _options(without: AbstractSet[str] = _ARGUMENTS) -> list[inspect.Parameter]:
     texts = field_texts(EngineConfig) | field_texts(ServerConfig)
     engine = set(EngineConfig.__struct_fields__)
     return [
