@@ -60,6 +60,11 @@ class Progress:
             # The next multiple of 10 % behind this line.
             self._next_share = (done * 10 // total + 1) * _LINE_SHARE
 
+    def stop(self) -> None:
+        """Take the bar away, where there is one."""
+        if self._console.is_interactive:  # elsewhere it would print an empty line
+            self._bars.stop()
+
     def _begin(self, what: str) -> None:
         self._what = what
         self._started = self._clock()
@@ -72,5 +77,4 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._console.is_interactive:  # elsewhere it would print an empty line
-            self._bars.stop()
+        self.stop()

@@ -12,46 +12,91 @@ import importlib.metadata
 import io
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterator, MutableMapping, Sequence
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 import typer.main
+from typer.core import TyperGroup
 
 from paging import TolboothError
-from server.cli.bench import bench
-from server.cli.checkpoints import import_, init
-from server.cli.compress import compress_report, compress_tol
-from server.cli.evaluate import evaluate
-from server.cli.generate import generate
-from server.cli.inspect import inspect_app
-from server.cli.pack import pack
-from server.cli.presets import presets
-from server.cli.serve import serve
-from server.cli.size import size
-from server.cli.tables import export_tol, verify_tol
-from server.cli.train import train
 
 _BROKEN_PIPE = 1
 _MISTAKE = 2
 _INTERRUPTED = 130
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, invoke_without_command=True)
-app.command("presets")(presets)
-app.command("init")(init)
-app.command("import")(import_)
-app.command("train")(train)
-app.command("eval")(evaluate)
-app.command("export-tol")(export_tol)
-app.command("verify-tol")(verify_tol)
-app.command("compress-tol")(compress_tol)
-app.command("compress-report")(compress_report)
-app.command("generate")(generate)
-app.command("size")(size)
-app.command("serve")(serve)
-app.add_typer(inspect_app, name="inspect")
-app.add_typer(pack, name="pack")
-app.add_typer(bench, name="bench")
+_COMMANDS = {
+    "presets": "server.cli.presets:presets",
+    "init": "server.cli.checkpoints:init",
+    "import": "server.cli.checkpoints:import_",
+    "train": "server.cli.train:train",
+    "eval": "server.cli.evaluate:evaluate",
+    "export-tol": "server.cli.tables:export_tol",
+    "verify-tol": "server.cli.tables:verify_tol",
+    "compress-tol": "server.cli.compress:compress_tol",
+    "compress-report": "server.cli.compress:compress_report",
+    "generate": "server.cli.generate:generate",
+    "size": "server.cli.size:size",
+    "serve": "server.cli.serve:serve",
+    "inspect": "server.cli.inspect:inspect_app",
+    "pack": "server.cli.pack:pack",
+    "bench": "server.cli.bench:bench",
+}
+"""Each command's function, or the application of its subcommands."""
+
+
+class _Commands(MutableMapping[str, Any]):
+    """Commands by name; a command's module is loaded when it is asked for, so that none waits for another's."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            self._loaded[name] = _load(name)
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_COMMANDS)
+
+    def __len__(self) -> int:
+        return len(_COMMANDS)
+
+
+def _load(name: str) -> Any:
+    module, _, attribute = _COMMANDS[name].partition(":")
+    found = getattr(import_module(module), attribute)
+    command: Any
+    if isinstance(found, typer.Typer):
+        command = typer.main.get_group(found)
+    else:
+        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        alone.command(name)(found)
+        command = typer.main.get_command(alone)
+    command.name = name
+    return command
+
+
+class _Group(TyperGroup):
+    """The command line's commands, as typer asks for them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Commands()
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 as typer has it
+        """Return the commands' names."""
+        return list(_COMMANDS)
+
+
+app = typer.Typer(cls=_Group, add_completion=False, pretty_exceptions_enable=False, invoke_without_command=True)
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001 typer calls it with the option's value

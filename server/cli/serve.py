@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from models.bundled import DEFAULT_MODEL
+from server.beginning import collector_paused, seconds_since_start
 from server.cli.output import print_facts
 from server.cli.serve_options import with_settings
 from server.cli.startup_lines import StartupLines
@@ -21,6 +23,8 @@ from server.units import num_bytes_text
 if TYPE_CHECKING:
     from server.config import ServerConfig
     from server.engine.messages import EngineInfo, EngineStats
+    from server.http.served_model import ServedModel
+    from server.http.serving import Serving
 
 _STOPPED_EARLY = 1
 
@@ -58,48 +62,75 @@ def serve(
 
 def _serve(config: "ServerConfig") -> bool:
     """Serve until a signal ends it; return whether every request could end."""
-    import msgspec  # noqa: PLC0415 beside the next
     import uvloop  # noqa: PLC0415 beside the next
 
-    from server.http.listening import base_url, check_certificate, close_socket, open_socket  # noqa: PLC0415 loads FastAPI
-    from server.http.served_model import ServedModel  # noqa: PLC0415 loads tokenizers
-    from server.http.serving import Serving  # noqa: PLC0415 loads FastAPI
-    from server.process.client import EngineClient  # noqa: PLC0415 beside the last
+    from server.http.listening import check_certificate, close_socket, open_socket  # noqa: PLC0415 loads much
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     directory = find_model(config.engine.model)
-    names = config.served_model_name or (_model_name(config.engine.model),)
-    model = ServedModel.load(
-        directory,
-        names=names,
-        max_model_len=config.engine.max_model_len,
-        max_prompt_bytes=config.max_body_bytes,
-        created=int(time.time()),
-    )
     check_certificate(config)
     listener = open_socket(config)
     try:
-        url = base_url(config, listener)
-        lines = StartupLines()
-
-        def on_ready(info: "EngineInfo") -> None:
-            lines.end()
-            spent = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in info.startup_seconds.items())
-            _print({**info.granted, "loaded": spent, "serving": f"{url}/v1"})
-
-        engine = EngineClient(msgspec.structs.replace(config.engine, model=str(directory)), on_progress=lines.update)
-
-        def on_drain(num_open: int) -> None:
-            _say_draining(num_open)
-            if engine.stats is not None:
-                _print(_summary(engine.stats))
-
-        serving = Serving(config, model, engine, listener, on_ready=on_ready, on_drain=on_drain)
-        _print({"model": f"{', '.join(names)} ({directory})", "listening": f"{url}, loading"})
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(serving.run())
+            return runner.run(_run(config, directory, listener))
     finally:
         close_socket(config, listener)
+
+
+async def _run(config: "ServerConfig", directory: Path, listener: socket.socket) -> bool:
+    """Start the engine's process, then what it is served with: each takes a second, beside the other less."""
+    import msgspec  # noqa: PLC0415 beside the next
+
+    from server.http.listening import base_url  # noqa: PLC0415 loads much
+    from server.process.client import EngineClient  # noqa: PLC0415 loads much
+
+    url, lines = base_url(config, listener), StartupLines()
+
+    def on_ready(info: "EngineInfo") -> None:
+        lines.end()
+        spent = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in info.startup_seconds.items())
+        _print(
+            {
+                **info.granted,
+                "loaded": f"{seconds_since_start():.2f} s after the start ({spent})",
+                "serving": f"{url}/v1",
+            }
+        )
+
+    def on_drain(num_open: int) -> None:
+        _say_draining(num_open)
+        if engine.stats is not None:
+            _print(_summary(engine.stats))
+
+    engine = EngineClient(
+        msgspec.structs.replace(config.engine, model=str(directory)),
+        on_progress=lines.update,
+        on_first_output=lambda seconds: _print({"first token": f"{seconds:.2f} s after the first request"}),
+    )
+    try:
+        await engine.start()
+        model, serving_type = await asyncio.to_thread(_load_http, config, directory)
+        serving = serving_type(config, model, engine, listener, on_ready=on_ready, on_drain=on_drain)
+        _print({"model": f"{', '.join(model.names)} ({directory})", "listening": f"{url}, loading"})
+        return await serving.run()
+    finally:
+        await engine.stop(0)
+
+
+def _load_http(config: "ServerConfig", directory: Path) -> "tuple[ServedModel, type[Serving]]":
+    """Return the model as clients know it, and what serves it."""
+    with collector_paused():
+        from server.http.served_model import ServedModel  # noqa: PLC0415 loads tokenizers
+        from server.http.serving import Serving  # noqa: PLC0415 loads FastAPI
+
+        model = ServedModel.load(
+            directory,
+            names=config.served_model_name or (_model_name(config.engine.model),),
+            max_model_len=config.engine.max_model_len,
+            max_prompt_bytes=config.max_body_bytes,
+            created=int(time.time()),
+        )
+    return model, Serving
 
 
 def _model_name(named: str) -> str:

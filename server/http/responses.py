@@ -173,12 +173,22 @@ class Text(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str
 
 
+class Loading(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine does before it is ready."""
+
+    phase: str
+    fraction: float
+    """How much of this phase is done."""
+
+
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of `GET /health`."""
 
     status: str
     """`ready`, `starting`, `down`, `stopped` or `draining`."""
     model: str
+    loading: Loading | UnsetType = UNSET
+    """How far the engine is, while it loads."""
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):

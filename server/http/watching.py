@@ -3,13 +3,15 @@
 import importlib.metadata
 
 from fastapi import APIRouter
+from msgspec import UNSET, UnsetType
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 from starlette.responses import Response
 
+from server.engine.messages import Progress
 from server.http.metrics.collector import MetricsCollector
 from server.http.openapi import describe
 from server.http.paths import METRICS
-from server.http.responses import Health, Version
+from server.http.responses import Health, Loading, Version
 from server.http.service import Service, json_response
 from server.process.client import EngineState
 
@@ -27,7 +29,8 @@ def watching_router(service: Service) -> APIRouter:
     async def health() -> Response:
         state = "draining" if service.lifecycle.is_draining else str(service.engine.state)
         is_ready = state == EngineState.READY
-        return json_response(Health(status=state, model=service.model.names[0]), 200 if is_ready else 503)
+        health = Health(status=state, model=service.model.names[0], loading=_loading(service.engine.progress))
+        return json_response(health, 200 if is_ready else 503)
 
     @router.get("/version", **describe("Tell the server's version.", None, Version))
     async def version() -> Response:
@@ -40,3 +43,9 @@ def watching_router(service: Service) -> APIRouter:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return router
+
+
+def _loading(progress: Progress | None) -> Loading | UnsetType:
+    if progress is None:
+        return UNSET
+    return Loading(phase=progress.phase, fraction=round(progress.done / max(progress.total, 1), 3))

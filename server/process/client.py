@@ -12,6 +12,7 @@ from server.engine.errors import QueueFullError, RequestError
 from server.engine.messages import Abort, EngineInfo, EngineStats, Progress, Request, RequestOutput
 from server.engine.questions import AnswerT, QuestionFor
 from server.process.errors import EngineDiedError, EngineFatalError, EngineUnavailableError, FrameError
+from server.process.first_output import FirstOutput
 from server.process.messages import Answered, FromEngine, Refused, StatsQuery, StepOutputs, ToEngine, Unanswered
 from server.process.questions import OpenQuestions
 from server.process.recent_stats import Before, RecentStats
@@ -40,6 +41,7 @@ class EngineClient:
         *,
         command: Sequence[str] = WORKER_COMMAND,
         on_progress: ProgressCallback | None = None,
+        on_first_output: Callable[[float], None] | None = None,
         stall_timeout: float = 300.0,
         shutdown_timeout: float = 10.0,
         backoff: Backoff = Backoff(),  # noqa: B008 frozen
@@ -47,10 +49,13 @@ class EngineClient:
         """Serve an engine as `config` asks.
 
         command: what starts the process; `--fd N` is appended. on_progress: called while an engine loads, at every
-        start. stall_timeout: seconds without any progress, while requests are open, after which the process is taken
+        start. on_first_output: called once, with the seconds that the first request waited for its first tokens.
+        stall_timeout: seconds without any progress, while requests are open, after which the process is taken
         for hung and killed. shutdown_timeout: seconds that it has to close its engine before it is killed.
         """
         self._on_progress = on_progress
+        self._first_output = FirstOutput(on_first_output, clock=_now)
+        self._progress: Progress | None = None
         self._streams: dict[str, RequestStream] = {}
         self._no_streams = asyncio.Event()
         self._no_streams.set()
@@ -94,7 +99,7 @@ class EngineClient:
     @property
     def stats_before(self) -> Before | None:
         """What `stats` were some seconds ago; None before the first."""
-        return self._recent.before(asyncio.get_running_loop().time())
+        return self._recent.before(_now())
 
     @property
     def num_restarts(self) -> int:
@@ -106,8 +111,13 @@ class EngineClient:
         """Why the engine is down or cannot be loaded, for a person; None while it is well."""
         return self._supervisor.failure
 
+    @property
+    def progress(self) -> Progress | None:
+        """How far loading is; None while none is under way, or nothing is known of it."""
+        return None if self.state in {EngineState.READY, EngineState.STOPPED} else self._progress
+
     async def start(self) -> None:
-        """Start the process and return; the engine loads meanwhile. Once."""
+        """Start the process and return; the engine loads meanwhile. Twice is once."""
         self._supervisor.start()
 
     async def wait_ready(self, timeout: float) -> EngineInfo:  # noqa: ASYNC109 what it raises is its own
@@ -164,6 +174,7 @@ class EngineClient:
             raise RequestError(f"the request is too long: {error}", param="prompt_ids") from error
         if not self._streams:
             self._note_progress()
+        self._first_output.note_request(request.request_id, self._streams)
         stream = self._streams[request.request_id] = RequestStream(request, lambda: self.abort(request.request_id))
         self._no_streams.clear()
         return stream
@@ -221,14 +232,17 @@ class EngineClient:
             case Refused():
                 self._fail([message.request_id], lambda: _refusal(message))
             case EngineInfo():
-                self._info = message
-            case Progress() if self._on_progress is not None:
-                self._on_progress(message.phase, message.done, message.total)
+                self._info, self._progress = message, None
+            case Progress():
+                self._progress = message
+                if self._on_progress is not None:
+                    self._on_progress(message.phase, message.done, message.total)
 
     def _hand_out(self, outputs: Sequence[RequestOutput]) -> None:
         self._note_progress()
         for output in outputs:
             if (stream := self._streams.get(output.request_id)) is not None:
+                self._first_output.note_output(output.request_id)
                 stream.put(output)
                 self._forget_if_over(stream)
 
@@ -239,10 +253,11 @@ class EngineClient:
         self._totals.update(stats)
         latest = self._totals.latest
         assert latest is not None, "it has just come"
-        self._recent.note(latest, asyncio.get_running_loop().time())
+        self._recent.note(latest, _now())
         self._stats_came.set()
 
     def _note_death(self, reason: str) -> None:
+        self._progress = None
         self._totals.end_engine()
         self._fail(self._streams, lambda: EngineDiedError(f"{reason}; the request was not finished"))
         self._questions.fail(lambda: EngineDiedError(f"{reason}; what was asked of it was not answered"))
@@ -260,10 +275,10 @@ class EngineClient:
                 self._no_streams.set()
 
     def _note_progress(self) -> None:
-        self._progress_at = asyncio.get_running_loop().time()
+        self._progress_at = _now()
 
     def _stalled(self) -> float:
-        return asyncio.get_running_loop().time() - self._progress_at if self._streams else 0.0
+        return _now() - self._progress_at if self._streams else 0.0
 
     def _unavailable(self) -> EngineUnavailableError:
         """Return the error that says in which state the engine is, and until when."""
@@ -273,6 +288,10 @@ class EngineClient:
         what = "is being loaded" if state is EngineState.STARTING else "is started again"
         seconds = self._supervisor.seconds_until_ready()
         return EngineUnavailableError(f"the engine {what}{failure}", retry_after=seconds)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _refusal(message: Refused) -> RequestError | QueueFullError:

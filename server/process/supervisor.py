@@ -96,8 +96,9 @@ class Supervisor:
         """When the process is expected to be ready."""
 
     def start(self) -> None:
-        """Start a process, and from now on another one whenever it dies."""
-        assert self._task is None, "started once"
+        """Start a process, and from now on another one whenever it dies. Twice is once."""
+        if self._task is not None:
+            return
         self._enter(EngineState.STARTING)
         self._expected = _now() + self._loading_seconds
         self._task = asyncio.create_task(self._run(), name="engine-supervisor")

@@ -15,14 +15,16 @@ from tests.server.http.fake_engine import FakeEngine
 class BriefEngine(FakeEngine):
     """Is told to end as soon as it is ready."""
 
-    def __init__(self, config, *, on_progress):
+    def __init__(self, config, *, on_progress, on_first_output):
         super().__init__()
         self.config = config
         BriefEngine.latest = self
         on_progress("reading", 1, 2)
         on_progress("building", 1, 1)
+        self.on_first_output = on_first_output
 
     async def wait_ready(self, timeout):  # noqa: ARG002, ASYNC109 as the client has it
+        self.on_first_output(0.25)
         asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
         return self.info
 

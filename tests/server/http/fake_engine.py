@@ -86,6 +86,7 @@ class FakeEngine:
         self.stats = STATS
         self.num_restarts = 0
         self.failure = None
+        self.progress = None
         self.script = [66, 67, 68]
         self.num_cached_tokens = 0
         self.refusal = None
