@@ -16,7 +16,7 @@ unexport PROMPT
 demo: export DEMO_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve serve-1b test check bench bench-paging bench-engine bench-alternatives bench-serve bench-metrics gpu-wheels gpu-check clean
+.PHONY: help setup demo serve serve-1b test check bench bench-paging bench-engine bench-alternatives bench-serve bench-metrics bench-scale bench-profile gpu-wheels gpu-check clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile
@@ -57,6 +57,12 @@ bench-engine: $(STAMP) ## serving from a paged table beside one in memory: make 
 bench-alternatives: $(STAMP) ## beside what could be used instead: make bench-alternatives TEXT=books.txt (as root)
 	@test -n "$(TEXT)" || { echo "error: name a text of some tens of megabytes: make bench-alternatives TEXT=books.txt" >&2; exit 2; }
 	$(BIN)/python benchmarks/bench_alternatives.py --text "$(TEXT)" --out docs/benchmarks/alternatives-$$(date +%F)
+
+bench-scale: $(STAMP) ## curves over vocabulary, layers, table size, streams, contexts (13 GB of disk, some 12 minutes)
+	$(BIN)/python benchmarks/bench_scale.py --out docs/benchmarks/scale-$$(date +%F)
+
+bench-profile: $(STAMP) ## where the time of a decoding step goes, by part and by operator
+	$(BIN)/python benchmarks/profile_step.py --out docs/benchmarks/profile-$$(date +%F)
 
 gpu-wheels: $(STAMP) ## fetch what a bare CUDA machine lacks into build/wheels: make gpu-wheels GPU_PYTHON=3.12
 	$(BIN)/python -m pip download -q --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from arm_process import ArmProcess, ArmSpec
 from harness import Arm, compare, write_report
+from measured import zipf_ids
 from scale_curves import Curve, Machine, Measure, save_png, to_markdown
 
 from models.config import ModelConfig
@@ -37,8 +37,6 @@ from paging import Encoding
 from server.engine.model_tables import TABLE_DIRECTORY
 from server.measuring.floor import product_rate, read_bandwidth
 
-ZIPF = 1.2
-NUM_IDS = 400_000
 WARM_IDS = 20_000
 """That a paged memory has seen before."""
 MOST_RESIDENT = 8 * 10**9
@@ -207,13 +205,6 @@ def make_model(point: Point, scratch: Path, kind: str) -> Path:
         geometry = table_geometry(config, Encoding.BF16)
         write_synthetic_table(geometry, out / TABLE_DIRECTORY, fingerprint=fingerprints.table, seed=0)
     return out
-
-
-def zipf_ids(vocab_size: int) -> npt.NDArray[np.int64]:
-    """Return ids of which the k-th commonest is as common as k to the power of -`ZIPF`."""
-    generator = np.random.default_rng(7)
-    weights = np.arange(1, vocab_size + 1) ** -ZIPF
-    return generator.permutation(vocab_size)[generator.choice(vocab_size, NUM_IDS, p=weights / weights.sum())]
 
 
 def tiny(plan: Plan) -> Plan:
