@@ -45,7 +45,7 @@ check: $(STAMP) ## lint, format, types, import law
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: bench-paging bench-engine bench-alternatives bench-serve bench-metrics ## run every benchmark
+bench: bench-paging bench-engine bench-alternatives bench-serve bench-metrics bench-scale bench-profile ## run every benchmark
 
 bench-paging: $(STAMP) ## cold reads, leases, memory (as root, with fio: apt-get install fio)
 	$(BIN)/python benchmarks/bench_paging.py --out docs/benchmarks/paging-$$(date +%F)

@@ -20,7 +20,8 @@ from server.engine.row_memory import PagedMemory
 from server.measuring.forced_sampler import FULL_SAMPLING, ForcedSampler
 
 _WARM_TIMEOUT = 60.0
-_PROGRESS_LEASES = 256
+_WARM_KEYS = 32
+"""Keys that are leased together before anything is measured: one read at a time would take minutes."""
 _AHEAD = 16
 """Tokens by which a stream may be ahead of another where rows are late, without ending for it."""
 
@@ -82,14 +83,16 @@ class Streams:
         stretch = len(self.ids) // num_streams
         each = min(num_ids // num_streams, stretch)
         columns = [self.ids[stream * stretch : stream * stretch + each] for stream in range(num_streams)]
-        for number, keys in enumerate(np.stack(columns, axis=1).astype(np.int64)):
-            lease = memory.lease(keys)
+        in_turns = np.stack(columns, axis=1).reshape(-1).astype(np.int64)
+        step = max(1, min(_WARM_KEYS, memory.leasable_rows))
+        for number, start in enumerate(range(0, len(in_turns), step)):
+            if on_progress is not None and not number % _WARM_KEYS:
+                on_progress(start, len(in_turns))
+            lease = memory.lease(in_turns[start : start + step])
             memory.wait_for([lease], _WARM_TIMEOUT)
             if not lease.is_ready:
                 raise lease.error or TolboothError(f"rows did not arrive within {_WARM_TIMEOUT:g} seconds")
             memory.release(lease)
-            if on_progress is not None and not number % _PROGRESS_LEASES:
-                on_progress(number, each)
 
     def starts(self, num_streams: int, length: int, *, behind: int = 0) -> list[int]:
         """Return where the streams begin in the text, each in a stretch of its own, other places at every call.
