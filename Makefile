@@ -16,7 +16,7 @@ unexport PROMPT
 demo: export DEMO_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve serve-1b test check bench bench-paging bench-engine bench-alternatives bench-serve bench-metrics bench-scale bench-profile gpu-wheels gpu-check clean
+.PHONY: help setup demo serve serve-1b test check bench bench-paging bench-engine bench-alternatives bench-serve bench-metrics bench-start bench-scale bench-profile gpu-wheels gpu-check clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile
@@ -45,7 +45,7 @@ check: $(STAMP) ## lint, format, types, import law
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: bench-paging bench-engine bench-alternatives bench-serve bench-metrics bench-scale bench-profile ## run every benchmark
+bench: bench-paging bench-engine bench-alternatives bench-serve bench-metrics bench-start bench-scale bench-profile ## run every benchmark
 
 bench-paging: $(STAMP) ## cold reads, leases, memory (as root, with fio: apt-get install fio)
 	$(BIN)/python benchmarks/bench_paging.py --out docs/benchmarks/paging-$$(date +%F)
@@ -77,6 +77,9 @@ bench-serve: $(STAMP) ## streaming over HTTP beside the engine without it
 
 bench-metrics: $(STAMP) ## what a scrape costs, and what is counted in a step
 	$(BIN)/python benchmarks/bench_metrics.py --out docs/benchmarks/metrics-$$(date +%F)
+
+bench-start: $(STAMP) ## from the command to the first token, cold and warm
+	$(BIN)/python benchmarks/bench_start.py --out docs/benchmarks/start-$$(date +%F)
 
 clean: ## remove build outputs and the tools' caches; .venv stays
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -112,14 +112,15 @@ class RowFiles:
         Nothing is verified, and what does not come is left as it was: the caller looks at each row.
         """
         padding = memoryview(bytearray(self._stride - self._row_bytes))
-        for start in range(0, len(rows_NR), _RUN_ROWS):
-            run = rows_NR[start : start + _RUN_ROWS]
-            place, last = self.place(first + start), self.place(first + start + len(run) - 1)
-            if place.shard != last.shard:
-                continue
+        start = 0
+        while start < len(rows_NR):
+            place = self.place(first + start)
+            beyond = self._first_rows[place.shard + 1 :] or [self._num_rows]
+            run = rows_NR[start : min(start + _RUN_ROWS, beyond[0] - first)]
             buffers = [part for row in run for part in (row.data, padding)] if padding else [run.data]
             with contextlib.suppress(OSError):
                 os.preadv(self.handle(place), buffers, place.offset)
+            start += len(run)
 
     def read(self, row: int, buffer: memoryview, transfer: Transfer) -> RowReadError | None:
         """Fill the start of a buffer with a row and verify it; return the error where that failed twice."""

@@ -139,3 +139,17 @@ def test_verifying_finds_a_damaged_manifest(directory):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_layers": 4}))
     with pytest.raises(TableFormatError, match="does not match its own digest"):
         verify_table(directory)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_row_that_fails_among_all_is_read_again_by_itself(directory, failing_reads, times):
+    with Table.open(directory) as table:
+        expected = table.read_all()
+        failing_reads[4096] = times  # of the read of many rows, then of the first row's own
+        assert np.array_equal(expected, table.read_all())
+
+
+def test_a_bad_row_among_all_is_an_error(directory):
+    flip_byte(shard_paths(directory)[0], 4096 + 3 * STRIDE)
+    with Table.open(directory) as table, pytest.raises(RowReadError, match=r"row 3 .* its checksum"):
+        table.read_all()

@@ -51,6 +51,12 @@ def test_it_says_the_phases_of_loading_and_how_it_ends(brief, dense_model):
     assert "shutting down: no request is open; a second signal stops at once" == lines[-1]
 
 
+def test_it_says_when_it_was_ready_and_when_the_first_token_came(brief, dense_model):
+    facts = dict(line.split("  ", 1) for line in brief(dense_model).out.splitlines())
+    assert "s after the start (weights 0.50)" in facts["loaded"]
+    assert "0.25 s after the first request" == facts["first token"].strip()
+
+
 def test_options_reach_the_engine(brief, dense_model):
     brief(dense_model, "--max-num-seqs", 3, "--no-enable-prefix-caching", "--tol-device-rows", 7, "--device", "cpu")
     config = BriefEngine.latest.config

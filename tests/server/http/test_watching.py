@@ -1,5 +1,6 @@
 import pytest
 
+from server.engine.messages import Progress
 from server.process.client import EngineState
 from tests.server.http.conftest import error_of
 
@@ -16,6 +17,12 @@ async def test_health_is_not_well_while_the_engine_is_not(client, engine, state)
     engine.state = EngineState(state)
     response = await client.get("/health")
     assert (503, state) == (response.status_code, response.json()["status"])
+
+
+async def test_health_says_how_far_loading_is(client, engine):
+    engine.state, engine.progress = EngineState.STARTING, Progress(phase="reading the weights", done=1, total=3)
+    response = await client.get("/health")
+    assert {"phase": "reading the weights", "fraction": 0.333} == response.json()["loading"]
 
 
 async def test_health_is_not_well_while_draining(client, lifecycle):
