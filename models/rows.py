@@ -7,11 +7,25 @@ batch, of which the forward pass asks one layer after another. Behind it stand t
 Shape legend: N tokens of the batch, U different keys among them, L layers, d hidden size.
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from paging.layers import add_values
+
+
+class PlacedRows(NamedTuple):
+    """Where a batch's rows lie, if that is in slots of a place which is the same for every batch."""
+
+    place: object
+    """The place; batches of one place are known by its identity."""
+    slots: Callable[[], npt.NDArray[np.integer[Any]]]
+    """Returns the slot of each token's row, [N]."""
+    rows_in: "Callable[[Tensor], Rows]"
+    """Returns the rows in other slots of the place, int64 [N] on its device; what they are is read when they are."""
 
 
 class Rows(Protocol):
@@ -27,6 +41,11 @@ class Rows(Protocol):
         The bits are those of `add_values`. The hidden states given may be overwritten where they need no gradient.
         """
         return add_values(hidden_Nd, self.gather(layer), alpha_N)
+
+    @property
+    def placed(self) -> PlacedRows | None:
+        """Where the rows lie; None where each batch has its own in a place of its own."""
+        return None
 
 
 class RowSource(Protocol):

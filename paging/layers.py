@@ -64,7 +64,8 @@ class LayerReader:
         self._pick, self._add = _fused() if payload_SR.is_cuda else _Kernels(pick, None)
         self._hidden_size = geometry.hidden_size
         self._dtype = torch_dtype(geometry.segments[0].encoding)
-        self._device = device
+        self.device = device
+        """Where the rows are."""
         # The slab never moves, and of floats decoding is only another view of it: made once, it takes half the time.
         self._runs: dict[tuple[int, ...], _Part] = {}
         self._parts: dict[int, _Part] = {}
@@ -102,7 +103,7 @@ class LayerReader:
         of other strides; else they are the same.
         """
         if layer not in self._parts:
-            return torch.zeros(len(index_N), self._hidden_size, dtype=dtype or self._dtype, device=self._device)
+            return torch.zeros(len(index_N), self._hidden_size, dtype=dtype or self._dtype, device=self.device)
         part = self._parts[layer]
         if part.kind.rank is None:
             return self._pick(part.stored, part.kind, index_N, dtype)

@@ -1,6 +1,7 @@
 """The rows of one or several ready leases, as values."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ def index_of(leases: Sequence[Lease], slab: DeviceSlab) -> Tensor:
     """
     _check_ready(leases)
     if len(leases) != 1:
-        return slab.index(np.concatenate([_NO_SLOTS, *(lease.slots for lease in leases if lease.slots is not None)]))
+        return slab.index(_slots_of(leases))
     lease = leases[0]
     if lease.index is None:
         assert lease.slots is not None, "a lease that is ready has slots"
@@ -36,10 +37,18 @@ class LeasedRows:
 
     def __init__(self, leases: Sequence[Lease], *, slab: DeviceSlab, layers: LayerReader) -> None:
         self._leases = tuple(leases)
-        self._picked = PickedRows(layers, index_of(leases, slab))
+        _check_ready(self._leases)
+        self._slab = slab
+        self.layers = layers
+        """What reads rows by their slots, the same for all leases."""
 
     def __len__(self) -> int:
-        return len(self._picked)
+        return len(self.slots())
+
+    def slots(self) -> Slots:
+        """Return the slot of each row; `ValueError` where a lease is over."""
+        _check_ready(self._leases)
+        return _slots_of(self._leases)
 
     def gather(self, layer: int, dtype: torch.dtype | None = None) -> Tensor:
         """Return one layer's values as `PickedRows.gather` does; `ValueError` where a lease is over."""
@@ -50,6 +59,15 @@ class LeasedRows:
         """Add one layer's values to hidden states as `PickedRows.add_to` does; `ValueError` where a lease is over."""
         _check_ready(self._leases)
         return self._picked.add_to(hidden_ND, layer, alpha_N)
+
+    @cached_property
+    def _picked(self) -> PickedRows:
+        """Made when values are asked for: whoever reads slots himself needs no index on the device."""
+        return PickedRows(self.layers, index_of(self._leases, self._slab))
+
+
+def _slots_of(leases: Sequence[Lease]) -> Slots:
+    return np.concatenate([_NO_SLOTS, *(lease.slots for lease in leases if lease.slots is not None)])
 
 
 def _check_ready(leases: Sequence[Lease]) -> None:

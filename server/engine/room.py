@@ -38,8 +38,9 @@ def make_cache(
     block_bytes = KVCache.block_bytes(model, block_size=config.block_size, head_dim_multiple=multiple, dtype=dtype)
     longest = max_model_len(config, model)
     per_sequence = -(-longest // config.block_size)
+    has_scratch = device.type == "cuda"  # for the lanes that nobody has in a captured step
     if config.kv_cache_bytes is not None:
-        num_blocks = config.kv_cache_bytes // block_bytes
+        num_blocks = config.kv_cache_bytes // block_bytes - has_scratch
     else:
         affordable = max(0, free) // _KV_SHARE // block_bytes
         num_blocks = min(config.max_num_seqs * per_sequence, max(affordable, per_sequence))
@@ -53,6 +54,7 @@ def make_cache(
         num_blocks=num_blocks,
         block_size=config.block_size,
         head_dim_multiple=multiple,
+        has_scratch=has_scratch,
         dtype=dtype,
         device=device,
     )

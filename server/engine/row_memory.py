@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from models.overlaid_rows import OverlaidRows
-from models.rows import Rows, RowSource
+from models.rows import PlacedRows, Rows, RowSource
+from models.table_rows import placed_in
 from paging import Table
 from paging.keys import KeyRange
 from paging.lease import Lease, LeaseState, Outlook, Prefetch
@@ -149,6 +150,10 @@ class _DecodedRows(Rows):
 
     def add_to(self, hidden_Nd: Tensor, layer: int, alpha_N: Tensor | None = None) -> Tensor:
         return self._rows.add_to(hidden_Nd, layer, alpha_N)
+
+    @property
+    def placed(self) -> PlacedRows:
+        return placed_in(self._rows.layers, self._rows.slots, self._dtype)
 
 
 class WholeMemory:

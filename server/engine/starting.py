@@ -19,6 +19,7 @@ from server.directories import cache_directory
 from server.engine.beside import Beside
 from server.engine.blocks import BlockPool
 from server.engine.config import EngineConfig, pack_directories
+from server.engine.decode_graphs import decode_graphs
 from server.engine.engine import Engine
 from server.engine.loaded import Loaded, describe
 from server.engine.messages import StartupPhase
@@ -69,7 +70,7 @@ def start_engine(
             max_waiting=config.max_waiting,
         )
         return Engine(
-            runner=Runner(start.model, start.cache),
+            runner=Runner(start.model, start.cache, decode_graphs(start.model, start.cache, config.max_num_seqs)),
             scheduler=scheduler,
             info=info,
             fingerprint=read_fingerprints(start.directory).backbone,
