@@ -213,10 +213,12 @@ class _Worker:
 
     def _leave(self) -> None:
         """End because nobody is left to serve; on the reader's thread, which sees to it that it happens."""
+        if self._engine is None:
+            # Perhaps in the very instant in which the connection is made.
+            exit_at_once(BROKEN)
         self._is_ending = True
         self._connection.wake()
-        if self._engine is not None:
-            time.sleep(_LAST_WAIT)
+        time.sleep(_LAST_WAIT)
         exit_at_once(BROKEN)
 
     def _await_sigterm(self) -> None:

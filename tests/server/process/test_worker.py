@@ -75,6 +75,13 @@ def test_it_tells_of_progress_then_of_its_engine_then_of_how_that_stands(start):
     assert 0 == stats.requests_running
 
 
+def test_it_ends_when_who_started_it_goes_while_it_connects(start):
+    worker = start()
+    worker.sock.close()
+    worker.wait()
+    assert b"Traceback" not in worker.process.stderr.read()
+
+
 def test_it_ends_when_nobody_is_left_to_serve(ready, control):
     ready.sock.close()
     ready.wait()
