@@ -167,7 +167,11 @@ class Pager:
                 lease = Lease(keys, slots)
                 self._granted.add(lease)
                 return lease
-        return self._queue(keys, is_pin=False)
+        return self._queue([keys])[0]
+
+    def lease_each(self, keys: Keys) -> list[Lease]:
+        """Hold rows that are not on the device by a lease each, as `lease` does; their reads start together."""
+        return self._queue(keys[:, None])
 
     def release(self, lease: Lease) -> None:
         """End a lease, also one that waits: its reads go on, but its rows may be evicted. Twice is once."""
@@ -251,7 +255,7 @@ class Pager:
         """
         keys = np.asarray(keys, dtype=np.int64)
         self._parts.pins.check_pin(keys, [waiter.keys for waiter in self._admission.waiters.values()])
-        return self._queue(keys, is_pin=True)
+        return self._queue([keys], is_pin=True)[0]
 
     def stats(self) -> PagerStats:
         """Return the counters and sizes of this moment."""
@@ -283,15 +287,19 @@ class Pager:
         if self._parts.host is not None and not self._parts.reads.under_way:
             self._parts.host.slab.close()
 
-    def _queue(self, keys: Keys, *, is_pin: bool) -> Lease:
-        self._parts.space.check(keys)
-        distinct = np.unique(keys)
-        self._parts.pins.check_lease(distinct)
-        asked = distinct[self._device.slot_of_key[distinct] < 0]
-        self._ahead.ask(asked)
-        lease = Lease(keys, None)
-        if is_pin:
-            self._parts.pins.add(lease, distinct)
-        self._admission.add(Waiter(lease, keys=distinct, asked=asked, is_pin=is_pin))
+    def _queue(self, batches: Iterable[Keys], *, is_pin: bool = False) -> list[Lease]:
+        """Let a lease on each batch of rows wait, and start what can be started."""
+        leases = []
+        for keys in batches:
+            self._parts.space.check(keys)
+            distinct = np.unique(keys)
+            self._parts.pins.check_lease(distinct)
+            asked = distinct[self._device.slot_of_key[distinct] < 0]
+            self._ahead.ask(asked)
+            lease = Lease(keys, None)
+            if is_pin:
+                self._parts.pins.add(lease, distinct)
+            self._admission.add(Waiter(lease, keys=distinct, asked=asked, is_pin=is_pin))
+            leases.append(lease)
         self._progress.advance()
-        return lease
+        return leases

@@ -29,7 +29,7 @@ from server.engine.answers import Answers
 from server.engine.blocks import PrefixKey
 from server.engine.errors import RequestError, report
 from server.engine.memory_options import LayerShares
-from server.engine.messages import EngineInfo, EngineStats, FinishReason, Request, RequestOutput
+from server.engine.messages import ChoiceOutput, EngineInfo, EngineStats, FinishReason, Request, RequestOutput
 from server.engine.outputs import StepOutputs, finish_reason, note_tiers, tier_of
 from server.engine.pack_answers import PackAnswers
 from server.engine.packs import Packs
@@ -253,9 +253,9 @@ class Engine:
         ends: list[int] = []
         positions: list[int] = []
         start = 0
-        for index, chunk in enumerate(step.chunks):
-            start += chunk.length
-            if chunk.length == chunk.sequence.num_pending and chunk.sequence.state.request.params.max_tokens != 0:
+        for index, (sequence, length, _) in enumerate(step.chunks):
+            start += length
+            if length == len(sequence.ids) - sequence.num_computed and sequence.state.generates:
                 ends.append(index)
                 positions.append(start - 1)
         if not ends:
@@ -268,47 +268,47 @@ class Engine:
         self, sequences: list[Sequence], tokens: SampledTokens, tiers: list[int], outputs: StepOutputs
     ) -> None:
         """Give sequences their new tokens; `tiers` are those of the rows before these."""
+        eos_token_id, max_model_len = self.info.eos_token_id, self.info.max_model_len
         reasons: list[FinishReason | None] = []
         for row, (sequence, token_id) in enumerate(zip(sequences, tokens.token_ids, strict=True)):
             if row in tokens.errors or sequence not in sequence.state.sequences:  # its prompt's scores failed
                 reasons.append(FinishReason.ERROR)
                 continue
             sequence.append(token_id)
-            reasons.append(self._reason(sequence, token_id))
+            reasons.append(finish_reason(sequence, token_id, eos_token_id, max_model_len))
         # From this instant it is known which rows are needed next.
         self.scheduler.rows.ask([each for each, reason in zip(sequences, reasons, strict=True) if reason is None])
-        for row, (sequence, reason) in enumerate(zip(sequences, reasons, strict=True)):
+        for row, (sequence, token_id, reason) in enumerate(zip(sequences, tokens.token_ids, reasons, strict=True)):
             if reason is FinishReason.ERROR:
                 if row in tokens.errors:
                     self._fail(sequence, str(tokens.errors[row]), outputs)
                 continue
+            request, stop_token_id = sequence.state.request, None
             if reason is not None:
                 self._end(sequence)
-            request, token_id = sequence.state.request, tokens.token_ids[row]
-            is_stop_token = reason is FinishReason.STOP and token_id in request.params.stop_token_ids
+                if reason is FinishReason.STOP and token_id in request.params.stop_token_ids:
+                    stop_token_id = token_id
+            logprobs = tokens.logprobs[row]
             outputs.add(
                 sequence,
-                token_id,
-                reason=reason,
-                stop_token_id=token_id if is_stop_token else None,
-                logprobs=tokens.logprobs[row],
-                tier=tier_of(tiers[row]) if request.return_tiers else None,
+                ChoiceOutput(
+                    choice=sequence.choice,
+                    token_ids=(token_id,),
+                    logprobs=None if logprobs is None else (logprobs,),
+                    finish_reason=reason,
+                    stop_token_id=stop_token_id,
+                    tiers=(tier_of(tiers[row]),) if request.return_tiers else None,
+                ),
             )
             self._tally.generation_tokens += 1
 
     def _end_scored(self, step: Step, outputs: StepOutputs) -> None:
         """End those whose prompt was to be scored and no more."""
-        for chunk in step.chunks:
-            sequence = chunk.sequence
-            is_over = not sequence.num_pending and sequence.state.request.params.max_tokens == 0
-            if is_over and sequence in sequence.state.sequences:
+        for sequence, _, _ in step.chunks:
+            state = sequence.state
+            if not state.generates and not sequence.num_pending and sequence in state.sequences:
                 self._end(sequence)
                 outputs.end(sequence, FinishReason.LENGTH)
-
-    def _reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
-        return finish_reason(
-            sequence, token_id, eos_token_id=self.info.eos_token_id, max_model_len=self.info.max_model_len
-        )
 
     def _fail(self, sequence: Sequence, why: str, outputs: StepOutputs) -> None:
         """End a sequence with an error; with it its request's others, where they need the same prompt."""

@@ -24,41 +24,23 @@ class StepOutputs:
         self._choices: dict[RequestState, list[ChoiceOutput]] = {}
         self._errors: dict[RequestState, str] = {}
 
-    def add(
-        self,
-        sequence: Sequence,
-        token_id: int,
-        *,
-        reason: FinishReason | None,
-        stop_token_id: int | None,
-        logprobs: PositionLogprobs | None,
-        tier: Tier | None,
-    ) -> None:
-        """Tell of a sequence's new token."""
-        self._append(
-            sequence,
-            ChoiceOutput(
-                choice=sequence.choice,
-                token_ids=(token_id,),
-                logprobs=None if logprobs is None else (logprobs,),
-                finish_reason=reason,
-                stop_token_id=stop_token_id,
-                tiers=None if tier is None else (tier,),
-            ),
-        )
+    def add(self, sequence: Sequence, output: ChoiceOutput) -> None:
+        """Tell of a sequence's new token, or of its end."""
+        choices = self._choices.get(sequence.state)
+        if choices is None:
+            self._choices[sequence.state] = [output]
+        else:
+            choices.append(output)
 
     def end(self, sequence: Sequence, reason: FinishReason, *, error: str | None = None) -> None:
         """Tell of the end of a sequence that gets no further token."""
-        self._append(sequence, ChoiceOutput(choice=sequence.choice, finish_reason=reason))
+        self.add(sequence, ChoiceOutput(choice=sequence.choice, finish_reason=reason))
         if error is not None:
             self._errors[sequence.state] = error
 
     def messages(self) -> list[RequestOutput]:
         """Return what to tell; to be called when sequences that ended have left their requests."""
         return [self._message(state, choices) for state, choices in self._choices.items()]
-
-    def _append(self, sequence: Sequence, output: ChoiceOutput) -> None:
-        self._choices.setdefault(sequence.state, []).append(output)
 
     def _message(self, state: RequestState, choices: list[ChoiceOutput]) -> RequestOutput:
         is_finished = not state.sequences
@@ -79,7 +61,7 @@ class StepOutputs:
 
 
 def finish_reason(
-    sequence: Sequence, token_id: int, *, eos_token_id: int | None, max_model_len: int
+    sequence: Sequence, token_id: int, eos_token_id: int | None, max_model_len: int
 ) -> FinishReason | None:
     """Return why the output ends with its newest token, None where it goes on."""
     params = sequence.state.request.params
@@ -103,9 +85,9 @@ def note_tiers(step: Step) -> RowTiers:
     """Count where the rows of a step came from, each for its request; return it for the step."""
     if all(lease.tiers is None for lease in step.leases):
         num_rows = 0
-        for chunk in step.chunks:
-            chunk.sequence.state.device_hits += chunk.length
-            num_rows += chunk.length
+        for sequence, length, _ in step.chunks:
+            sequence.state.device_hits += length
+            num_rows += length
         return RowTiers([0] * len(step.chunks), [num_rows, 0, 0])
     tiers_N = np.concatenate([_tiers(lease.tiers, len(lease)) for lease in step.leases])
     # Most chunks are single tokens: a list is looked through faster than numpy is called.

@@ -47,6 +47,10 @@ class RowMemory(Protocol):
         """Hold rows: ready at once, or waiting."""
         ...
 
+    def lease_each(self, keys: Keys) -> list[Lease]:
+        """Hold rows that are not at hand by a lease each."""
+        ...
+
     def release(self, lease: Lease) -> None:
         """End a lease."""
         ...
@@ -101,6 +105,7 @@ class PagedMemory:
         self.dtype = dtype
         self.resident = pager.resident
         self.lease = pager.lease
+        self.lease_each = pager.lease_each
         self.release = pager.release
         self.outlook = pager.outlook
         self.prefetch = pager.prefetch
@@ -181,6 +186,10 @@ class WholeMemory:
     def lease(self, keys: Keys) -> Lease:
         """Return a lease that is ready."""
         return Lease(keys, keys.astype(np.intp))
+
+    def lease_each(self, keys: Keys) -> list[Lease]:
+        """Return leases that are ready."""
+        return [self.lease(keys[place : place + 1]) for place in range(len(keys))]
 
     def release(self, lease: Lease) -> None:
         """End a lease."""

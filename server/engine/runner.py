@@ -48,17 +48,26 @@ class Runner:
                 return hidden_Nd
         ids: list[int] = []
         positions: list[int] = []
-        for chunk in chunks:
-            start = chunk.sequence.num_computed
-            ids += chunk.sequence.ids[start : start + chunk.length]
-            positions += range(start, start + chunk.length)
+        query_lengths: list[int] = []
+        context_lengths: list[int] = []
+        for sequence, length, _ in chunks:
+            start = sequence.num_computed
+            if length == 1:
+                ids.append(sequence.ids[start])
+                positions.append(start)
+            else:
+                ids += sequence.ids[start : start + length]
+                positions += range(start, start + length)
+            query_lengths.append(length)
+            context_lengths.append(start + length)
         context = PagedContext(
             cache=self.cache,
-            query_lengths=[chunk.length for chunk in chunks],
-            context_lengths=[chunk.sequence.num_computed + chunk.length for chunk in chunks],
-            block_tables=[chunk.sequence.table for chunk in chunks],
+            query_lengths=query_lengths,
+            context_lengths=context_lengths,
+            block_tables=[sequence.table for sequence, _, _ in chunks],
         )
-        ids_N, positions_N = torch.tensor([ids, positions], dtype=torch.int64).to(self.device)
+        both_2N = torch.tensor((ids, positions), dtype=torch.int64, device=self.device)
+        ids_N, positions_N = both_2N[0], both_2N[1]
         out_Nd: Tensor = self.model(ids_N, positions_N, context, rows, alpha_NL)
         return out_Nd
 

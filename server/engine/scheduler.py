@@ -48,7 +48,7 @@ class Counters:
         self.batch_sizes_sum += num_sequences
 
 
-@dataclass
+@dataclass(slots=True)
 class _Room:
     """What is left of a step while it is filled."""
 
@@ -68,6 +68,13 @@ class _Room:
     def has_rows(self) -> bool:
         """Whether there is a row for a sequence without a lease."""
         return self.rows is None or self.rows > 0
+
+    @property
+    def has_token(self) -> bool:
+        """Whether there is a token, and a row for it, for the next sequence."""
+        return (self.rows is None or self.rows > 0) and (
+            self.tokens > self.num_decoding or self.tokens > self.lanes - 1
+        )
 
     def take(self, chunk: Chunk) -> None:
         """Put a chunk into the step."""
@@ -139,9 +146,10 @@ class Scheduler:
     def schedule(self) -> Step | None:
         """Return what runs next, its rows held and its blocks found; None where nothing can run now."""
         self.rows.memory.poll()
-        if decoding := [sequence for sequence in self.started if sequence.lease is None and sequence.num_pending == 1]:
-            self.rows.ask(decoding)
-        step = self.rows.hold(self._choose())
+        decoding = [each for each in self.started if len(each.ids) - each.num_computed == 1]
+        if without_lease := [sequence for sequence in decoding if sequence.lease is None]:
+            self.rows.ask(without_lease)
+        step = self.rows.hold(self._choose(num_decoding=len(decoding)))
         if not step.chunks:
             return None
         self.num_deferred = self.rows.note_deferred(step, self.started)
@@ -152,14 +160,16 @@ class Scheduler:
         self.rows.finish(step, seconds)
         self.counters.note_step(len(step.chunks))
         self.counters.deferred_steps += self.num_deferred
-        for chunk in step.chunks:
-            sequence = chunk.sequence
-            sequence.num_computed += chunk.length
-            self.blocks.publish(sequence)
-            if not sequence.num_pending and not sequence.state.is_prompt_computed:
-                sequence.state.is_prompt_computed = True
-                sequence.state.computed_at = self._clock()
-                sequence.state.end_prefetch()
+        block_size = self.blocks.block_size
+        for sequence, length, _ in step.chunks:
+            sequence.num_computed += length
+            if sequence.num_computed - sequence.num_published >= block_size:
+                self.blocks.publish(sequence)
+            state = sequence.state
+            if not state.is_prompt_computed and not sequence.num_pending:
+                state.is_prompt_computed = True
+                state.computed_at = self._clock()
+                state.end_prefetch()
 
     def abandon(self, step: Step) -> None:
         """Take back a step that did not run."""
@@ -184,34 +194,49 @@ class Scheduler:
         held = {block for sequence in self.started for block in sequence.table.blocks}
         assert len(held) == self.blocks.pool.num_held, "blocks are held that no sequence has"
 
-    def _choose(self) -> list[Chunk]:
-        """Return the chunks whose rows are at hand, or late and worth waiting for; with blocks for their tokens."""
+    def _choose(self, num_decoding: int) -> list[Chunk]:
+        """Return the chunks whose rows are at hand, or late and worth waiting for; with blocks for their tokens.
+
+        num_decoding: sequences that have started and have one token pending.
+        """
         chunks: list[Chunk] = []
         room = _Room(
             lanes=self._max_num_seqs,
             tokens=self._max_num_batched_tokens,
             rows=self.rows.num_free(self.started),
-            num_decoding=sum(sequence.num_pending == 1 for sequence in self.started),
+            num_decoding=num_decoding,
         )
-        may_start = True
+        may_start, block_size = True, self.blocks.block_size
         for sequence in self._candidates():
             if not room.lanes:
                 break
             own = sequence.lease
             if sequence.is_started:
-                room.num_decoding -= sequence.num_pending == 1
+                is_decoding = len(sequence.ids) - sequence.num_computed == 1
+                room.num_decoding -= is_decoding
+                if (
+                    is_decoding
+                    and own is None
+                    and sequence.num_computed < len(sequence.table.blocks) * block_size
+                    and room.has_token
+                ):
+                    # Most of a step by far is the next tokens of sequences that have all they need.
+                    chunk = Chunk(sequence, 1)
+                    room.take(chunk)
+                    chunks.append(chunk)
+                    continue
             elif may_start and self._can_follow(sequence):
                 # Where the first that waits has to wait on, none that came after it begins.
                 may_start = self._start(sequence, room)
             if not sequence.is_started or not room.spare_tokens:
                 continue
-            chunk = self.rows.chunk(sequence, min(sequence.num_pending, room.spare_tokens), room.rows)
+            found = self.rows.chunk(sequence, min(sequence.num_pending, room.spare_tokens), room.rows)
             if sequence.lease is not None and sequence.lease is not own:
                 room.take_rows(len(sequence.lease))
-            chunk = chunk and self._with_blocks(chunk)
-            if chunk is not None:
-                room.take(chunk)
-                chunks.append(chunk)
+            found = found and self._with_blocks(found)
+            if found is not None:
+                room.take(found)
+                chunks.append(found)
         return chunks
 
     def _candidates(self) -> Iterator[Sequence]:

@@ -38,6 +38,8 @@ class RequestState:
         self.alpha = alpha
         """How much of each layer's row its tokens get; None: all of every row."""
         self.prompt_ids = list(request.prompt_ids)
+        self.generates = request.params.max_tokens != 0
+        """Whether tokens are to come; else the prompt is only scored."""
         self.sequences: list[Sequence] = []
         """Those that have not ended."""
         self.prefetch: Prefetch | None = None

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,7 @@ _LEASE_SHARE = 4
 """A lease that is kept while its sequence sits out takes one in so many of the leasable rows at most."""
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """The tokens of one sequence that run in a step."""
 
     sequence: Sequence
@@ -86,11 +86,12 @@ class StepRows:
 
     def ask(self, sequences: Items[Sequence]) -> None:
         """Start reading the row that each sequence needs next, where it is not at hand and not asked for."""
-        keys = np.fromiter((s.keys[s.num_computed] for s in sequences), dtype=np.int64, count=len(sequences))
+        keys = np.array([sequence.keys[sequence.num_computed] for sequence in sequences], dtype=np.int64)
         resident = self.memory.resident(keys)
         if not resident.all():
-            for index in np.flatnonzero(~resident).tolist():
-                sequences[index].lease = self.memory.lease(keys[index : index + 1])
+            missing = np.flatnonzero(~resident)
+            for index, lease in zip(missing.tolist(), self.memory.lease_each(keys[missing]), strict=True):
+                sequences[index].lease = lease
 
     def num_free(self, started: Iterable[Sequence]) -> int | None:
         """Return how many rows a common lease can have beside the sequences' own; None: any number."""
@@ -240,9 +241,9 @@ class StepRows:
 
 def _keys(chunks: Items[Chunk]) -> npt.NDArray[np.int64]:
     """Return the row keys of chunks, one chunk after another."""
-    if all(chunk.length == 1 for chunk in chunks):
-        keys = (chunk.sequence.keys[chunk.sequence.num_computed] for chunk in chunks)
-        return np.fromiter(keys, dtype=np.int64, count=len(chunks))
+    single = [sequence.keys[sequence.num_computed] for sequence, length, _ in chunks if length == 1]
+    if len(single) == len(chunks):
+        return np.array(single, dtype=np.int64)
     return np.concatenate([chunk.sequence.pending(chunk.length) for chunk in chunks])
 
 
