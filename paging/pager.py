@@ -20,7 +20,7 @@ Knows row keys, tiers and budgets; knows nothing of tokens, models or requests. 
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from server.engine.messages import ChoiceOutput, FinishReason, PositionLogprobs, RequestOutput, Tier
+from server.engine.messages import ChoiceOutput, FinishReason, RequestOutput, Tier
 from server.engine.sequence import RequestState, Sequence
 from server.engine.step_rows import Step
 
