@@ -16,7 +16,7 @@ unexport PROMPT
 demo: export DEMO_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve serve-1b test check bench bench-paging bench-engine bench-alternatives bench-serve bench-metrics bench-start bench-scale bench-profile gpu-wheels gpu-check clean
+.PHONY: help setup demo serve serve-1b test check bench bench-paging bench-engine bench-alternatives bench-serve bench-metrics bench-start bench-overhead bench-layout bench-scale bench-profile gpu-wheels gpu-check clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile
@@ -45,7 +45,7 @@ check: $(STAMP) ## lint, format, types, import law
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: bench-paging bench-engine bench-alternatives bench-serve bench-metrics bench-start bench-scale bench-profile ## run every benchmark
+bench: bench-paging bench-engine bench-alternatives bench-serve bench-metrics bench-start bench-overhead bench-layout bench-scale bench-profile ## run every benchmark
 
 bench-paging: $(STAMP) ## cold reads, leases, memory (as root, with fio: apt-get install fio)
 	$(BIN)/python benchmarks/bench_paging.py --out docs/benchmarks/paging-$$(date +%F)
@@ -57,6 +57,13 @@ bench-engine: $(STAMP) ## serving from a paged table beside one in memory: make 
 bench-alternatives: $(STAMP) ## beside what could be used instead: make bench-alternatives TEXT=books.txt (as root)
 	@test -n "$(TEXT)" || { echo "error: name a text of some tens of megabytes: make bench-alternatives TEXT=books.txt" >&2; exit 2; }
 	$(BIN)/python benchmarks/bench_alternatives.py --text "$(TEXT)" --out docs/benchmarks/alternatives-$$(date +%F)
+
+bench-overhead: $(STAMP) ## what the engine itself takes of a step: all but model, scores and sampler
+	$(BIN)/python benchmarks/bench_overhead.py --out docs/benchmarks/overhead-$$(date +%F)
+
+bench-layout: $(STAMP) ## matrices as stored beside a CPU's own order: make bench-layout TEXT=books.txt
+	@test -n "$(TEXT)" || { echo "error: name a text of some tens of megabytes: make bench-layout TEXT=books.txt" >&2; exit 2; }
+	$(BIN)/python benchmarks/bench_layout.py --text "$(TEXT)" --out docs/benchmarks/layout-$$(date +%F)
 
 bench-scale: $(STAMP) ## curves over vocabulary, layers, table size, streams, contexts (13 GB of disk, some 12 minutes)
 	$(BIN)/python benchmarks/bench_scale.py --out docs/benchmarks/scale-$$(date +%F)
