@@ -77,36 +77,35 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="*", default=STREAMS, help="of the part `decode`")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/alternatives"), help="report, no ending")
     options = parser.parse_args()
-    comparisons: list[Comparison] = []
-    facts: list[str] = []
     with ExitStack() as stack:
         scratch = options.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tolbooth-bench-")))
-        memory_model = random_model(scratch, "250m-memoryllm", with_table=True)
-        dense_model = random_model(scratch, "250m-dense")
+        models = (random_model(scratch, "250m-memoryllm", with_table=True), random_model(scratch, "250m-dense"))
         ids = text_ids(options.text, scratch, f"ids-{VOCAB_SIZE}.npy", lambda: own_tokenizer(options.text, scratch))
-        models = (memory_model, dense_model)
-        if "decode" in options.only:
-            facts.append(check_equal_logits(dense_model, ids))
-            bandwidth = read_bandwidth()
-            facts.append(f"reads {bandwidth / 1e9:.1f} GB/s in a product with a vector, of which the floors are made")
-            for count in options.streams:
-                comparisons += decode(models, ids, count, options.rounds, bandwidth, facts)
-        if "long" in options.only:
-            for count in LONG_STREAMS:
-                comparisons += long_contexts(models, ids, count)
-                gc.collect()
-        if "memory" in options.only:
-            facts += memory_of_arms(models, scratch / f"ids-{VOCAB_SIZE}.npy")
-        if "sweep" in options.only:
-            comparisons += [sweep(memory_model, ids, count, options.rounds, facts) for count in SWEEP_STREAMS]
-        if "prefill" in options.only:
-            comparisons += [prefill(memory_model, ids, count, options.rounds) for count in PREFILL_TOKENS]
-        if "start" in options.only:
-            comparisons.append(start(memory_model, dense_model, ids, options.rounds))
-    for comparison in comparisons:
-        print(comparison.to_markdown())
-    remarks = "\n".join(f"- {fact}" for fact in facts)
-    write_report(comparisons, options.out, title="Alternatives", remarks=remarks, more={"facts_measured": facts})
+        facts = [check_equal_logits(models[1], ids)]
+        bandwidth = read_bandwidth()
+        facts.append(f"reads {bandwidth / 1e9:.1f} GB/s in a product with a vector, of which the floors are made")
+        rounds = options.rounds
+        runs: dict[str, list[Callable[[], list[Comparison]]]] = {
+            "decode": [
+                lambda count=count: decode(models, ids, count, rounds, bandwidth, facts) for count in options.streams
+            ],
+            "prefill": [lambda count=count: [prefill(models[0], ids, count, rounds)] for count in PREFILL_TOKENS],
+            "start": [lambda: [start(*models, ids, rounds)]],
+            "long": [lambda count=count: long_contexts(models, ids, count) for count in LONG_STREAMS],
+            "memory": [lambda: facts.extend(memory_of_arms(models, scratch / f"ids-{VOCAB_SIZE}.npy")) or []],
+            "sweep": [lambda count=count: [sweep(models[0], ids, count, rounds, facts)] for count in SWEEP_STREAMS],
+        }
+        comparisons: list[Comparison] = []
+        for run in (run for part, its_runs in runs.items() if part in options.only for run in its_runs):
+            for comparison in (results := run()):
+                print(comparison.to_markdown(), flush=True)
+            comparisons += results
+            gc.collect()
+            # All that is known by now: what comes after may take an hour, or more memory than there is.
+            remarks = "\n".join(f"- {fact}" for fact in facts)
+            write_report(
+                comparisons, options.out, title="Alternatives", remarks=remarks, more={"facts_measured": facts}
+            )
 
 
 def decode(  # noqa: PLR0917

@@ -98,6 +98,13 @@ class Loader:
         """Whether host slots are held by copies to the device."""
         return bool(self._copies)
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is under way, and nothing waits to be brought ahead or read."""
+        return not (
+            self._reads.under_way or self._copies or self.prefetches or self.preloads or self._demand.has_unread
+        )
+
     def receive(self) -> Arrivals:
         """Take over the reads and copies that have ended."""
         self._end_copies()

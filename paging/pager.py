@@ -91,10 +91,9 @@ class Pager:
         self._recent, self._counters, self._granted = self._parts.recent, self._parts.counters, self._parts.granted
 
     def populate(self) -> None:
-        """Take the slots' memory from the system now, so that first reads need not; for whoever serves for long.
+        """Take the slots' memory from the system now, so that first reads need not; `BudgetError` where it lacks it.
 
-        Blocks, for seconds where there is much of it; the one method that any thread may call, once, while others go
-        on. Raises `BudgetError` where there is not so much memory.
+        Blocks, perhaps for seconds; the one method that any thread may call, once, while others go on.
         """
         self._slab.populate()
         if self._parts.host is not None:
@@ -145,8 +144,11 @@ class Pager:
 
     def resident(self, keys: Keys) -> Mask:
         """Return which of these rows are on the device now; only a lease makes them stay."""
+        slot_of_key = self._device.slot_of_key
+        if len(keys) and keys.view(np.uint64).max() < len(slot_of_key) and (there := slot_of_key[keys] >= 0).all():
+            return there  # of a key that may not be asked for nothing is there
         self._parts.space.check(keys)
-        return self._device.slot_of_key[keys] >= 0
+        return slot_of_key[keys] >= 0
 
     def lease(self, keys: Keys) -> Lease:
         """Hold the rows of `keys` (int64 [n], repeats allowed), all or none: ready at once, or waiting. Never blocks.
@@ -294,8 +296,7 @@ class Pager:
             self._parts.space.check(keys)
             distinct = np.unique(keys)
             self._parts.pins.check_lease(distinct)
-            asked = distinct[self._device.slot_of_key[distinct] < 0]
-            self._ahead.ask(asked)
+            self._ahead.ask(asked := distinct[self._device.slot_of_key[distinct] < 0])
             lease = Lease(keys, None)
             if is_pin:
                 self._parts.pins.add(lease, distinct)

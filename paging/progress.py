@@ -25,6 +25,8 @@ class Progress:
     def poll(self) -> None:
         """Take over what has been read, grant or fail the leases that waited for it, and start further reads."""
         admission = self._parts.admission
+        if self._parts.loader.is_at_rest and not admission.waiters:
+            return
         arrivals = self._parts.loader.receive()
         if arrivals.failed:
             for waiter in admission.fail(arrivals.failed):

@@ -250,7 +250,10 @@ class Engine:
 
     def _sample(self, step: Step, hidden_Nd: Tensor) -> tuple[list[int], SampledTokens | None]:
         """Return which chunks end with a new token, by their number in the step, and the tokens."""
-        ends: list[int] = []
+        if step.is_repeated:
+            ends = list(range(len(step.chunks)))
+            return ends, self._draw(step, ends, self.runner.scores(hidden_Nd, ends))
+        ends = []
         positions: list[int] = []
         start = 0
         for index, (sequence, length, _) in enumerate(step.chunks):
@@ -260,9 +263,11 @@ class Engine:
                 positions.append(start - 1)
         if not ends:
             return ends, None
-        scores = self.runner.scores(hidden_Nd, positions)
+        return ends, self._draw(step, ends, self.runner.scores(hidden_Nd, positions))
+
+    def _draw(self, step: Step, ends: list[int], scores_MV: Tensor) -> SampledTokens:
         sampled = [step.chunks[index].sequence.sampled for index in ends]
-        return ends, self.sampler.sample(scores, [each for each in sampled if each is not None])
+        return self.sampler.sample(scores_MV, [each for each in sampled if each is not None])
 
     def _hand_out(
         self, sequences: list[Sequence], tokens: SampledTokens, tiers: list[int], outputs: StepOutputs
@@ -304,6 +309,8 @@ class Engine:
 
     def _end_scored(self, step: Step, outputs: StepOutputs) -> None:
         """End those whose prompt was to be scored and no more."""
+        if step.is_repeated:
+            return  # all of them generate
         for sequence, _, _ in step.chunks:
             state = sequence.state
             if not state.generates and not sequence.num_pending and sequence in state.sequences:

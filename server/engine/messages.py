@@ -82,7 +82,7 @@ class PositionLogprobs(msgspec.Struct, frozen=True, array_like=True):
     """As many of the likeliest as were asked for, the likeliest first."""
 
 
-class MemoryUse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class MemoryUse(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """What a request's tokens asked of the row memory; `rows = device_hits + host_hits + major_faults`."""
 
     rows: int = 0
@@ -97,7 +97,7 @@ class MemoryUse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Time that it sat out, or held up, for rows on their way."""
 
 
-class ChoiceOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ChoiceOutput(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """What one choice gained in a step."""
 
     choice: int
@@ -124,7 +124,7 @@ class RequestTiming(msgspec.Struct, frozen=True, kw_only=True):
     """From then until its prompt was computed and its first token drawn; waits for rows and preemption included."""
 
 
-class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, tag="output", omit_defaults=True):
+class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="output", omit_defaults=True):
     """What one request gained in a step; the last one has `is_finished`."""
 
     request_id: str

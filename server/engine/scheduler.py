@@ -9,84 +9,28 @@ begins again when there is room (preemption by recomputing).
 """
 
 import time
-from bisect import bisect_left, insort
+from bisect import insort
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import merge
 
 import numpy as np
 
+from server.engine.counters import Counters
 from server.engine.errors import QueueFullError
-from server.engine.messages import BATCH_SIZES
 from server.engine.sequence import RequestState, Sequence, order_of
 from server.engine.sequence_blocks import SequenceBlocks
+from server.engine.step_room import StepRoom
 from server.engine.step_rows import Chunk, Step, StepRows
 
 
-@dataclass
-class Counters:
-    """What a scheduler did since its start."""
-
-    steps: int = 0
-    deferred_steps: int = 0
-    """Times that a sequence sat out a step for a row."""
-    preemptions: int = 0
-    prompt_tokens: int = 0
-    cached_prompt_tokens: int = 0
-    prefix_cache_queries: int = 0
-    """Tokens of sequences that began, or began again."""
-    prefix_cache_hits: int = 0
-    """Those that were computed already."""
-    batch_sizes: list[int] = field(default_factory=lambda: [0] * (len(BATCH_SIZES) + 1))
-    """Steps by the number of their sequences: one count for each of `BATCH_SIZES` and one above."""
-    batch_sizes_sum: int = 0
-
-    def note_step(self, num_sequences: int) -> None:
-        """Count a step that has run."""
-        self.steps += 1
-        self.batch_sizes[bisect_left(BATCH_SIZES, num_sequences)] += 1
-        self.batch_sizes_sum += num_sequences
-
-
 @dataclass(slots=True)
-class _Room:
-    """What is left of a step while it is filled."""
+class _Repeatable:
+    """A step that took the next token of every sequence that has started, and may be taken as it is again."""
 
-    lanes: int
-    tokens: int
-    rows: int | None
-    """Rows that sequences without a lease of their own can have together; None: any number."""
-    num_decoding: int
-    """Sequences yet to come that take a token each."""
-
-    @property
-    def spare_tokens(self) -> int:
-        """Most tokens for the next sequence: it leaves one each to those behind it that have lanes and take no more."""
-        return self.tokens - min(self.num_decoding, self.lanes - 1)
-
-    @property
-    def has_rows(self) -> bool:
-        """Whether there is a row for a sequence without a lease."""
-        return self.rows is None or self.rows > 0
-
-    @property
-    def has_token(self) -> bool:
-        """Whether there is a token, and a row for it, for the next sequence."""
-        return (self.rows is None or self.rows > 0) and (
-            self.tokens > self.num_decoding or self.tokens > self.lanes - 1
-        )
-
-    def take(self, chunk: Chunk) -> None:
-        """Put a chunk into the step."""
-        self.lanes -= 1
-        self.tokens -= chunk.length
-        if chunk.lease is None:
-            self.take_rows(chunk.length)
-
-    def take_rows(self, count: int) -> None:
-        """Note that so many rows more are somebody's."""
-        if self.rows is not None:
-            self.rows -= count
+    chunks: list[Chunk]
+    times: int
+    """How often its sequences have blocks for a further token each."""
 
 
 class Scheduler:
@@ -117,6 +61,7 @@ class Scheduler:
         """Sequences that may wait."""
         self._clock = clock
         self._given_up: list[tuple[Sequence, Exception]] = []
+        self._repeatable: _Repeatable | None = None  # None from the moment that anything else changes
 
     @property
     def has_work(self) -> bool:
@@ -129,6 +74,7 @@ class Scheduler:
             raise QueueFullError(
                 f"{len(self.waiting)} sequences wait already, and at most {self.max_waiting} may; try again later"
             )
+        self._repeatable = None
         state.arrived_at = self._clock()
         num_cached = len(self.blocks.cached(state.sequences[0])) * self.blocks.block_size
         state.prefetch = self.rows.memory.prefetch(np.array(state.sequences[0].keys[num_cached:], dtype=np.int64))
@@ -137,6 +83,7 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, and free all that it holds."""
+        self._repeatable = None
         self._let_go(sequence)
         (self.started if sequence.is_started else self.waiting).remove(sequence)
         sequence.state.sequences.remove(sequence)
@@ -146,6 +93,8 @@ class Scheduler:
     def schedule(self) -> Step | None:
         """Return what runs next, its rows held and its blocks found; None where nothing can run now."""
         self.rows.memory.poll()
+        if (step := self._repeated()) is not None:
+            return step
         decoding = [each for each in self.started if len(each.ids) - each.num_computed == 1]
         if without_lease := [sequence for sequence in decoding if sequence.lease is None]:
             self.rows.ask(without_lease)
@@ -153,7 +102,37 @@ class Scheduler:
         if not step.chunks:
             return None
         self.num_deferred = self.rows.note_deferred(step, self.started)
+        self._note_repeatable(step)
         return step
+
+    def _repeated(self) -> Step | None:
+        """Return the last step again, where nothing has changed that could lead to another.
+
+        So are most steps of a busy engine. Every sequence has got its one token since, or it would have left.
+        """
+        last = self._repeatable
+        if last is None or not last.times:
+            return None
+        rows = self.rows.memory.leasable_rows
+        if rows is not None and len(last.chunks) > rows:
+            return None
+        step = self.rows.hold_next(last.chunks)
+        last.times -= step is not None
+        return step
+
+    def _note_repeatable(self, step: Step) -> None:
+        """Note whether the next step can be this one again; whoever has started is in it, and nobody else can be."""
+        self._repeatable = None
+        chunks, started = step.chunks, self.started
+        if len(chunks) != len(started) or any(length > 1 or lease is not None for _, length, lease in chunks):
+            return
+        if self.waiting and (len(started) < self._max_num_seqs or self.waiting[0].order < started[-1].order):
+            return
+        if any(sequence.num_pending != 1 or not sequence.state.generates for sequence, _, _ in chunks):
+            return
+        block_size = self.blocks.block_size
+        times = min(len(each.table.blocks) * block_size - each.num_computed for each in started) - 1
+        self._repeatable = _Repeatable(chunks, times)
 
     def finish(self, step: Step, seconds: float) -> None:
         """Take back a step that ran in so many seconds."""
@@ -173,6 +152,7 @@ class Scheduler:
 
     def abandon(self, step: Step) -> None:
         """Take back a step that did not run."""
+        self._repeatable = None
         self.rows.finish(step, None)
 
     def failures(self) -> list[tuple[Sequence, Exception]]:
@@ -200,7 +180,7 @@ class Scheduler:
         num_decoding: sequences that have started and have one token pending.
         """
         chunks: list[Chunk] = []
-        room = _Room(
+        room = StepRoom(
             lanes=self._max_num_seqs,
             tokens=self._max_num_batched_tokens,
             rows=self.rows.num_free(self.started),
@@ -248,7 +228,7 @@ class Scheduler:
         state = sequence.state
         return state.is_prompt_computed or sequence is state.sequences[0]
 
-    def _start(self, sequence: Sequence, room: _Room) -> bool:
+    def _start(self, sequence: Sequence, room: StepRoom) -> bool:
         """Let a waiting sequence hold blocks, if there is room for all of its tokens; return whether it may."""
         is_last = not self.started or self.started[-1].order < sequence.order
         if not room.spare_tokens or (is_last and not room.has_rows):
@@ -291,6 +271,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         """Take a sequence's blocks and rows; it begins again when there is room."""
+        self._repeatable = None
         self._let_go(sequence)
         self.started.remove(sequence)
         insort(self.waiting, sequence, key=order_of)

@@ -13,9 +13,11 @@ _LIKELY_TOKENS = 512
 class SequenceBlocks:
     """What a pool's blocks hold for which sequence."""
 
-    def __init__(self, pool: BlockPool, *, block_size: int) -> None:
+    def __init__(self, pool: BlockPool, *, block_size: int, max_model_len: int | None = None) -> None:
+        """max_model_len: tokens that no sequence has more of."""
         self.pool = pool
         self.block_size = block_size
+        self._max_model_len = max_model_len
 
     def cached(self, sequence: Sequence) -> list[int]:
         """Return the blocks of the longest prefix that is there, short of the last token: that is to be computed."""
@@ -53,6 +55,8 @@ class SequenceBlocks:
         left = _LIKELY_TOKENS
         if params.max_tokens is not None:
             left = min(left, max(0, len(state.prompt_ids) + params.max_tokens - num_tokens))
+        if self._max_model_len is not None:
+            left = min(left, max(0, self._max_model_len - num_tokens))
         return -(-left // self.block_size)
 
     def publish(self, sequence: Sequence) -> None:

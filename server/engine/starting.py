@@ -59,7 +59,9 @@ def start_engine(
         for name, pack_directory in pack_directories(config.pack).items():
             packs.load(name, pack_directory)
         scheduler = Scheduler(
-            blocks=SequenceBlocks(BlockPool(start.cache.num_blocks), block_size=config.block_size),
+            blocks=SequenceBlocks(
+                BlockPool(start.cache.num_blocks), block_size=config.block_size, max_model_len=start.max_model_len
+            ),
             rows=StepRows(
                 start.memory,
                 defer_after=config.defer_after,

@@ -50,6 +50,8 @@ class Step:
     chunks: list[Chunk]
     leases: list[Lease]
     """On the rows of all chunks, in batch order."""
+    is_repeated: bool = False
+    """Whether it is the step before once more, each sequence one token on."""
 
 
 class StepRows:
@@ -141,6 +143,19 @@ class StepRows:
         own = [chunk for chunk in own if not chunk.is_late]
         return Step(common + own, leases + [chunk.lease for chunk in own if chunk.lease is not None])
 
+    def hold_next(self, chunks: list[Chunk]) -> Step | None:
+        """Return a step of one token each; None where a row is not at hand, or was not when it was first asked for."""
+        if any(sequence.lease is not None for sequence, _, _ in chunks):
+            return None
+        keys = np.array([sequence.keys[sequence.num_computed] for sequence, _, _ in chunks], dtype=np.int64)
+        if not self.memory.resident(keys).all():
+            return None
+        lease = self.memory.lease(keys)
+        if lease.is_ready:
+            return Step(chunks, [lease], is_repeated=True)
+        self.memory.release(lease)
+        return None
+
     def wait(self, sequences: Iterable[Sequence], timeout: float) -> None:
         """Wait until a row has arrived for one of the sequences, because nothing else can be done."""
         started = self._clock()
@@ -178,10 +193,11 @@ class StepRows:
         """Give the rows of a step back, which took so many seconds; None: it did not run."""
         if seconds is not None:
             self.step_seconds += (seconds - self.step_seconds) * _STEP_WEIGHT
-        for lease in step.leases:
-            self.memory.release(lease)
-        for chunk in step.chunks:
-            chunk.sequence.lease = None
+        for held in step.leases:
+            self.memory.release(held)
+        for sequence, _, lease in step.chunks:
+            if lease is not None:
+                sequence.lease = None
 
     def drop(self, sequence: Sequence) -> None:
         """Give up the rows that a sequence waits for."""

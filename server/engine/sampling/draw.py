@@ -20,7 +20,7 @@ Shape legend: S sequences, R of them not greedy, Q of those with limits, V vocab
 import torch
 from torch import Tensor
 
-from server.engine.sampling.batch import Batch, Truncation
+from server.engine.sampling.batch import Batch
 
 BROKEN = -1
 """In place of a token: the row's greatest score is no finite number."""
@@ -47,24 +47,20 @@ def draw(scores_SV: Tensor, batch: Batch) -> Tensor:
 def _drawn(scores_RV: Tensor, top_R: Tensor, batch: Batch) -> Tensor:
     # The greatest score becomes 0 before anything is multiplied, so that no temperature makes an infinity of it.
     weights_RV = torch.softmax((scores_RV - top_R[:, None]).mul_(batch.sharpness_R1), -1)
-    rows_Q = batch.limited_rows_Q
+    uniforms_R1, rows_Q = batch.uniforms(), batch.limited_rows_Q
     if rows_Q is None:
-        return _tokens_at(weights_RV, batch.uniforms())
-    every_row = len(rows_Q) == len(scores_RV)
-    scores_QV = scores_RV if every_row else scores_RV[rows_Q]
-    weights_QV = weights_RV if every_row else weights_RV[rows_Q]
-    kept_QV, is_unsure_Q = _truncated(scores_QV, weights_QV, batch.truncation, batch.num_candidates)
-    weights_RV = kept_QV if every_row else weights_RV.index_copy(0, rows_Q, kept_QV)
-    tokens_R = _tokens_at(weights_RV, batch.uniforms())
-    return tokens_R.index_copy(0, rows_Q, torch.where(is_unsure_Q, UNSURE, tokens_R[rows_Q]))
+        return _tokens_at(weights_RV, uniforms_R1)
+    if len(rows_Q) == len(scores_RV):
+        return _limited(scores_RV, weights_RV, uniforms_R1, batch)
+    tokens_Q = _limited(scores_RV[rows_Q], weights_RV[rows_Q], uniforms_R1[rows_Q], batch)
+    return _tokens_at(weights_RV, uniforms_R1).index_copy(0, rows_Q, tokens_Q)
 
 
-def _truncated(
-    scores_QV: Tensor, weights_QV: Tensor, truncation: Truncation, num_candidates: int
-) -> tuple[Tensor, Tensor]:
-    """Return the weights with zeros for what the limits leave out, and [Q]: whether candidates were too few."""
-    scores_QC, ids_QC = _ranked(scores_QV, num_candidates)
-    weights_QC = weights_QV.gather(1, ids_QC)
+def _limited(scores_QV: Tensor, weights_QV: Tensor, uniforms_Q1: Tensor, batch: Batch) -> Tensor:
+    """Return tokens, [Q], drawn from what the limits leave; `UNSURE` where candidates were too few."""
+    truncation, num_candidates = batch.truncation, batch.num_candidates
+    scores_QC, places_QC, ids_QC = _ranked(scores_QV, num_candidates)
+    weights_QC = weights_QV.gather(1, ids_QC.gather(1, places_QC))
     mass_QC = weights_QC.double()
     keeps_QC = mass_QC >= truncation.min_p * mass_QC[:, :1]
     keeps_QC &= torch.arange(num_candidates, device=ids_QC.device) < truncation.top_k
@@ -74,23 +70,31 @@ def _truncated(
     passed_QC = mass_QC.cumsum(-1)
     whole_Q1 = torch.where(truncation.is_open, 1.0, passed_QC[:, -1:])
     keeps_QC &= passed_QC - mass_QC < truncation.top_p * whole_Q1
-    kept_QV = torch.zeros_like(weights_QV).scatter_(1, ids_QC, weights_QC * keeps_QC)
+    kept_QC = torch.zeros_like(weights_QC).scatter_(1, places_QC, weights_QC * keeps_QC)  # in the order of ids
     if num_candidates == scores_QV.shape[1]:
-        return kept_QV, torch.zeros_like(is_unsure_Q)
+        return _tokens_at(kept_QC, uniforms_Q1)
+    sums_QC = kept_QC.double().cumsum(-1)
+    place_Q1, _ = _first_above(sums_QC, uniforms_Q1 * sums_QC[:, -1:])
     # Whoever is no candidate comes after the last one kept, unless as likely as that: then its id might be lower.
     last_Q1 = scores_QC.gather(1, (keeps_QC.sum(-1, keepdim=True) - 1).clamp_(min=0))
-    return kept_QV, is_unsure_Q | (last_Q1[:, 0] <= scores_QC[:, -1])
+    is_unsure_Q |= last_Q1[:, 0] <= scores_QC[:, -1]
+    return torch.where(is_unsure_Q, UNSURE, ids_QC.gather(1, place_Q1)[:, 0])
 
 
-def _ranked(scores_QV: Tensor, num_candidates: int) -> tuple[Tensor, Tensor]:
-    """Return scores and ids of the likeliest tokens, [Q, C] each: the likeliest first, of equal ones the lowest id."""
+def _ranked(scores_QV: Tensor, num_candidates: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the likeliest tokens' scores by rank, equal ones by id; the place of each among their ids; the ids.
+
+    [Q, C] each; the ids are in ascending order.
+    """
     if num_candidates == scores_QV.shape[1]:
-        ranked = scores_QV.sort(dim=-1, descending=True, stable=True)
-        return ranked.values, ranked.indices
+        ids_QC = torch.arange(num_candidates, device=scores_QV.device).expand(scores_QV.shape)
+        candidates_QC = scores_QV
+    else:
+        ids_QC = scores_QV.topk(num_candidates, sorted=False).indices.sort(-1).values
+        candidates_QC = scores_QV.gather(1, ids_QC)
     # Of equal scores `topk` gives some first; with the ids in order before a stable sort, they stay so.
-    ids_QC = scores_QV.topk(num_candidates, sorted=False).indices.sort(-1).values
-    ranked = scores_QV.gather(1, ids_QC).sort(dim=-1, descending=True, stable=True)
-    return ranked.values, ids_QC.gather(1, ranked.indices)
+    ranked = candidates_QC.sort(dim=-1, descending=True, stable=True)
+    return ranked.values, ranked.indices, ids_QC
 
 
 def _tokens_at(weights_RV: Tensor, uniforms_R1: Tensor) -> Tensor:

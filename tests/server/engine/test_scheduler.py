@@ -1,12 +1,16 @@
 """Who runs when: lanes, budgets, priorities, blocks, siblings, rows that are late."""
 
 import math
+from unittest import mock
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from paging.errors import RowReadError
 from server.engine.errors import QueueFullError, RequestError
 from server.engine.messages import FinishReason, Tier
+from server.engine.scheduler import Scheduler
 from tests.server.engine.fake_model import BLOCK, STEP_SECONDS, Outcomes, make_engine, reference, request, run_all
 from tests.server.engine.fake_rows import FakeMemory
 
@@ -371,3 +375,45 @@ def test_closing_twice_ends_everything_once():
     engine.close()
     engine.close()
     run_all(engine)
+
+
+ARRIVALS = st.lists(
+    st.none() | st.tuples(st.integers(1, 12), st.integers(1, 14), st.integers(-1, 1)) | st.integers(0, 9),
+    min_size=1,
+    max_size=40,
+)
+"""Before each step: nothing, a request (length of the prompt, tokens, priority), or the end of an earlier one."""
+
+
+@settings(deadline=None)
+@given(ARRIVALS, st.integers(5, 24), st.integers(0, 3), st.sampled_from([0.0, 0.0005, 0.003]), st.integers(12, 64))
+def test_steps_that_are_repeated_are_those_that_would_be_chosen(arrivals, num_slots, host_slots, delay, num_blocks):
+    def served():
+        memory = FakeMemory(num_slots, host_slots=host_slots, delay=delay)
+        engine = make_engine(memory, num_blocks=num_blocks, defer_after=0.1)
+        outcomes, count = Outcomes(), 0
+        for event in arrivals:
+            if isinstance(event, tuple):
+                length, num_tokens, priority = event
+                prompt = [1 + (count * 7 + place) % 23 for place in range(length)]
+                engine.add(request(str(count), prompt, max_tokens=num_tokens, priority=priority))
+                count += 1
+            elif event is not None:
+                engine.abort(str(event))
+            steps(engine, 1, outcomes)
+        while engine.has_work:
+            steps(engine, 1, outcomes)
+        return engine.runner.steps, outcomes.tokens
+
+    repeated = served()
+    with mock.patch.object(Scheduler, "_note_repeatable"):
+        assert served() == repeated
+
+
+def test_a_busy_engine_repeats_its_steps():
+    engine = make_engine(FakeMemory(24).warm())
+    for name in "ab":
+        engine.add(request(name, [1], max_tokens=9))
+    steps(engine, 2)
+    with mock.patch.object(Scheduler, "_choose", side_effect=AssertionError("nothing has changed")):
+        steps(engine, 1)
