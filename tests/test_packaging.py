@@ -27,7 +27,8 @@ import importlib, json, pkgutil, sys
 
 blocked, package = set(json.loads(sys.argv[1])), sys.argv[2]
 
-needs_a_gpu = {"paging.fused", "models.fused_attention"}  # Triton comes with PyTorch's builds for CUDA; nothing imports it elsewhere
+# Triton comes with PyTorch's builds for CUDA; nothing imports it elsewhere.
+needs_a_gpu = {"paging.fused", "models.fused_attention"}
 
 class NotInstalled:
     def find_spec(self, name, path=None, target=None):
