@@ -46,8 +46,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_waiting: int = 1024
     """Requests that may wait; more are turned away."""
     defer_after: float = 0.03
-    """Rows on their way are waited for while that takes less than this share of a step; 0 never waits while anything
-    else can run, infinity waits up to a second."""
+    """Rows on their way are waited for while that takes less than this share of a step, or costs fewer tokens than an
+    empty lane; 0 never waits while anything else can run, infinity waits up to a second."""
     tol_device_bytes: int | None = None
     """The device tier's budget; at most one of bytes, rows and fraction. None: the whole table where it fits beside
     weights, keys and values, else what is left."""

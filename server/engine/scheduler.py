@@ -98,6 +98,7 @@ class Scheduler:
         decoding = [each for each in self.started if len(each.ids) - each.num_computed == 1]
         if without_lease := [sequence for sequence in decoding if sequence.lease is None]:
             self.rows.ask(without_lease)
+        self.rows.note_lanes(self.started, are_filled=len(self.started) + len(self.waiting) > self._max_num_seqs)
         step = self.rows.hold(self._choose(num_decoding=len(decoding)))
         if not step.chunks:
             return None

@@ -25,6 +25,8 @@ _STEP_WEIGHT = 0.2
 """Of the newest step in the running estimate of a step's time."""
 _MOST_PATIENCE = 1.0
 """Seconds; whoever never wants to defer still wants to be able to abort."""
+_MOST_EMPTY_SHARE = 0.25
+"""Of a step's time that late rows are waited for at most where nobody could take their sequences' lanes."""
 _LEASE_SHARE = 4
 """A lease that is kept while its sequence sits out takes one in so many of the leasable rows at most."""
 
@@ -68,8 +70,9 @@ class StepRows:
     ) -> None:
         """Hold rows of `memory`.
 
-        defer_after: share of a step's time that late rows are waited for. most_tokens: that a sequence's own lease
-        covers; at most what a sequence can always run at once. row_timeout: seconds after which a sequence is given up.
+        defer_after: share of a step's time that late rows are waited for; where nobody takes the lane, and it is not 0,
+        more, as `note_lanes` says. most_tokens: that a sequence's own lease covers; at most what a sequence can always
+        run at once. row_timeout: seconds after which a sequence is given up.
         """
         self.memory = memory
         self.step_seconds = _FIRST_STEP_SECONDS
@@ -77,6 +80,7 @@ class StepRows:
         self.stall_seconds = 0.0
         """Time during which nothing could run."""
         self._defer_after = defer_after
+        self._empty_share = 0.0
         self._most_tokens = most_tokens
         self._row_timeout = row_timeout
         self._clock = clock
@@ -84,7 +88,19 @@ class StepRows:
     @property
     def patience(self) -> float:
         """Seconds that late rows are waited for while other sequences could run."""
-        return min(self._defer_after * self.step_seconds, _MOST_PATIENCE)
+        share = max(self._defer_after, self._empty_share) if self._defer_after else 0.0
+        return min(share * self.step_seconds, _MOST_PATIENCE)
+
+    def note_lanes(self, started: Items[Sequence], *, are_filled: bool) -> None:
+        """Note whether the lanes of sequences that sit out are filled by others, on which it depends how long to wait.
+
+        An empty lane is a token lost: without k of n sequences a step of time s yields as many tokens a second as all n
+        after a wait of s k / (n - k).
+        """
+        num_late = sum(sequence.lease is not None and not sequence.lease.is_ready for sequence in started)
+        self._empty_share = 0.0
+        if num_late < len(started) and not are_filled:
+            self._empty_share = min(num_late / (len(started) - num_late), _MOST_EMPTY_SHARE)
 
     def ask(self, sequences: Items[Sequence]) -> None:
         """Start reading the row that each sequence needs next, where it is not at hand and not asked for."""

@@ -222,6 +222,19 @@ def test_rows_that_come_within_the_share_of_a_step_are_waited_for():
     assert 0 == engine.stats().deferred_steps
 
 
+@pytest.mark.parametrize("has_queue", [False, True])
+def test_late_rows_are_waited_for_longer_where_nobody_takes_the_lane(has_queue):
+    engine = make_engine(FakeMemory(5, delay=lambda _: STEP_SECONDS / 10), defer_after=0.03, max_num_batched_tokens=8)
+    for number in range(4 + has_queue):
+        engine.add(request(f"r{number}", [number + 1], max_tokens=39))
+    steps(engine, 8)  # until it is known how long reads take
+    before = engine.stats()
+    steps(engine, 20)
+    after = engine.stats()
+    assert after.memory["major_faults"] > before.memory["major_faults"]
+    assert has_queue == (after.deferred_steps > before.deferred_steps)
+
+
 def test_nothing_is_waited_for_while_rows_are_there():
     engine = make_engine(FakeMemory(24))
     run_all(engine, request("a", [1, 2, 3], max_tokens=1))
