@@ -105,12 +105,14 @@ class BlockPool:
         """
         assert count <= self.num_free, "callers ask for what is free"
         blocks: list[int] = []
-        if after is not None:
-            self._room_behind.pop(after, None)
+        # What was chosen as one run is taken as one, however young what is in its middle.
+        left_of_run = 0 if after is None else self._room_behind.pop(after, 0)
         while len(blocks) < count:
             block = self.num_blocks if after is None else after + 1
-            if block >= self.num_blocks or not self._is_spare(block):
-                block = self._oldest_run(count - len(blocks) + room)
+            if block >= self.num_blocks or self._is_held[block] or not (left_of_run > 0 or self._is_spare(block)):
+                left_of_run = count - len(blocks) + room
+                block = self._oldest_run(left_of_run)
+            left_of_run -= 1
             self._forget(block)
             self.hold([block])
             blocks.append(block)
@@ -149,8 +151,8 @@ class BlockPool:
         assert {block: digest for digest, block in self._block_of.items()} == self._digest_of, "digests disagree"
 
     def _is_spare(self, block: int) -> bool:
-        """Whether a block is blank, or cached and none of those that were used lately: the younger half."""
-        return not self._is_held[block] and bool(self._released_at[block] <= self._clock - self._num_cached // 2)
+        """Whether a block that nobody holds is blank, or cached and none of those that were used lately: half of all."""
+        return bool(self._released_at[block] <= self._clock - self._num_cached // 2)
 
     def _forget(self, block: int) -> None:
         self._released_at[block] = 0
@@ -171,7 +173,13 @@ class BlockPool:
         length = min(length, _longest_run(is_taken))
         ages, taken = (np.concatenate([[0], np.cumsum(each)]) for each in (self._released_at, is_taken))
         sums = np.where(taken[length:] == taken[:-length], ages[length:] - ages[:-length], np.iinfo(np.int64).max)
-        return int(sums.argmin())
+        first = int(sums.argmin())
+        if sums[first]:
+            # A sequence's last block is mostly blank: the run that begins with it costs no more than the one behind
+            # it, and would leave the places of both sequences in pieces.
+            while first + 1 < len(sums) and sums[first + 1] == sums[first]:
+                first += 1
+        return first
 
 
 def _longest_run(is_taken: npt.NDArray[np.bool_]) -> int:

@@ -57,7 +57,7 @@ class SequenceBlocks:
             left = min(left, max(0, len(state.prompt_ids) + params.max_tokens - num_tokens))
         if self._max_model_len is not None:
             left = min(left, max(0, self._max_model_len - num_tokens))
-        return -(-left // self.block_size)
+        return -(-(num_tokens + left) // self.block_size) - -(-num_tokens // self.block_size)
 
     def publish(self, sequence: Sequence) -> None:
         """Let the blocks that have become full be found."""

@@ -61,6 +61,22 @@ def test_sequences_that_come_and_go_stay_in_one_piece_however_long():
     assert 1.1 > sum(pieces) / len(pieces)
 
 
+def test_sequences_of_equal_room_stay_in_one_piece_where_they_fill_the_pool():
+    pool, pieces = BlockPool(8 * 12), []
+    for number in range(4):
+        tables = [pool.allocate(8, room=4) for _ in range(8)]
+        for room in (3, 2, 1, 0):
+            for table in tables:
+                table.extend(pool.allocate(1, after=table[-1], room=room))
+        for place, table in enumerate(tables):
+            pieces.append(num_runs(table))
+            for block in table[:-1]:  # the last is not full
+                pool.publish(block, b"%d %d %d" % (number, place, block))
+        for table in tables:
+            pool.release(reversed(table))
+    assert [1] * 32 == pieces
+
+
 def test_the_oldest_content_is_forgotten():
     pool = BlockPool(8)
     old, new = pool.allocate(4), pool.allocate(4)
