@@ -43,6 +43,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Positions in a block of keys and values."""
     enable_prefix_caching: bool = True
     """Whether keys and values of finished sequences serve later ones that begin with the same tokens."""
+    enforce_eager: bool = False
+    """Whether decoding steps run operation by operation on CUDA, where they are captured in graphs otherwise; a CPU
+    captures none."""
     max_waiting: int = 1024
     """Requests that may wait; more are turned away."""
     defer_after: float = 0.03

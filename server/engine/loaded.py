@@ -56,8 +56,12 @@ class Loaded:
         return LayerShares(num_layers, alpha=self.config.tol_alpha, drop_layers=self.config.tol_drop_layers)
 
 
-def describe(start: Loaded, seconds: Mapping[StartupPhase, float]) -> EngineInfo:
-    """Return what an engine turned out to be; `seconds` are those of each phase of loading."""
+def describe(start: Loaded, seconds: Mapping[StartupPhase, float], *, captured_steps: str | None = None) -> EngineInfo:
+    """Return what an engine turned out to be.
+
+    seconds: those of each phase of loading. captured_steps: what was asked of them and granted, where there is
+    something to say.
+    """
     config, model, cache, weight = start.config, start.model, start.cache, start.model.head_weight
     return EngineInfo(
         max_model_len=start.max_model_len,
@@ -71,7 +75,7 @@ def describe(start: Loaded, seconds: Mapping[StartupPhase, float]) -> EngineInfo
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         device=torch.cuda.get_device_name(weight.device) if weight.is_cuda else "cpu",
         dtype=str(weight.dtype).removeprefix("torch."),
-        granted=_granted(start),
+        granted=_granted(start) | ({"captured steps": captured_steps} if captured_steps else {}),
         table=_table_facts(start),
         device_memory=_device_memory(start),
         startup_seconds=seconds,

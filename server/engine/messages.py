@@ -203,6 +203,7 @@ class StartupPhase(StrEnum):
     LAYOUT = "layout"
     KV_CACHE = "keys and values"
     ROWS = "rows"
+    CAPTURE = "captured steps"
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):

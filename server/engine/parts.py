@@ -34,7 +34,7 @@ from server.engine.loaded import Loaded
 from server.engine.loading import TORCH_DTYPES, torch_device
 from server.engine.messages import StartupPhase
 from server.engine.model_tables import PhaseProgress, open_model_table, phase
-from server.engine.room import asked_device_budget, free_device_budget, make_cache, max_model_len
+from server.engine.room import asked_device_budget, free_device_budget, kept_back, make_cache, max_model_len
 from server.engine.row_memory import PagedMemory, RowMemory, WholeMemory
 
 OpenStorage = Callable[[Table, EngineConfig], Storage]
@@ -100,7 +100,8 @@ class Loading:
             model.prepare_for_inference()
         with self._timed(StartupPhase.ROWS):
             populating.result()
-        free = free_bytes(self._device) - model.mapped_bytes
+        for_steps = kept_back(self._config, self._model_config, dtype=self._dtype, device=self._device)
+        free = free_bytes(self._device) - model.mapped_bytes - for_steps
         if self._cache is None:
             self._cache = self._make_cache(free)
             free -= self._cache.num_bytes

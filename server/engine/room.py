@@ -18,6 +18,14 @@ _TABLE_SHARE = 0.8
 """Of what is then left, for the device tier where nobody says how much."""
 _CUDA_HEAD_DIM = 8
 """Fast kernels want head dimensions to be multiples of this."""
+_BESIDE_STEPS = 512 * 2**20
+"""Of a GPU, for libraries' workspaces and kernels and for captured steps. Estimated from above, not measured."""
+_HIDDEN_AT_ONCE = 12
+"""Tensors as wide as the hidden state that there are at a time, from above."""
+_FFN_AT_ONCE = 3
+"""The same inside of an FFN."""
+_SCORES_AT_ONCE = 4
+"""The same of float32 scores."""
 
 
 def max_model_len(config: EngineConfig, model: ModelConfig) -> int:
@@ -26,6 +34,18 @@ def max_model_len(config: EngineConfig, model: ModelConfig) -> int:
     if config.max_model_len is not None and config.max_model_len > longest:
         raise ConfigError(f"max_model_len is {config.max_model_len}; the model's context is {longest}")
     return config.max_model_len or longest
+
+
+def kept_back(config: EngineConfig, model: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> int:
+    """Return the bytes of a GPU that stay free for what steps compute in, captured ones included; 0 on a CPU.
+
+    Only shares of what is free leave them: sizes that somebody asked for are taken as they are.
+    """
+    if device.type != "cuda":
+        return 0
+    widths = _HIDDEN_AT_ONCE * model.hidden_size + _FFN_AT_ONCE * model.intermediate_size
+    scores = _SCORES_AT_ONCE * config.max_num_seqs * model.vocab_size * torch.float32.itemsize
+    return _BESIDE_STEPS + config.max_num_batched_tokens * widths * dtype.itemsize + scores
 
 
 def make_cache(

@@ -5,6 +5,7 @@ Knows models, tables, budgets and devices; the parts of an engine are put togeth
 
 import contextlib
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 
@@ -18,12 +19,12 @@ from paging.lease import Prefetch
 from server.directories import cache_directory
 from server.engine.beside import Beside
 from server.engine.blocks import BlockPool
+from server.engine.capturing import captured_steps
 from server.engine.config import EngineConfig, pack_directories
-from server.engine.decode_graphs import decode_graphs
 from server.engine.engine import Engine
 from server.engine.loaded import Loaded, describe
 from server.engine.messages import StartupPhase
-from server.engine.model_tables import PhaseProgress
+from server.engine.model_tables import PhaseProgress, phase
 from server.engine.packs import Packs
 from server.engine.parts import Loading, OpenStorage, open_table_storage
 from server.engine.runner import Runner
@@ -55,9 +56,13 @@ def start_engine(
         loading = Loading(config, stack, seconds, on_progress=on_progress, open_storage=open_storage)
         start = loading.run(weights)
         keeper, seeding = _warm_up(start, stack)
-        info, packs = describe(start, seconds), Packs(start.memory, start.pack_base)
+        packs = Packs(start.memory, start.pack_base)
         for name, pack_directory in pack_directories(config.pack).items():
             packs.load(name, pack_directory)
+        began = time.perf_counter()
+        captured = captured_steps(start, phase(on_progress, "capturing decoding steps"))
+        if captured.graphs is not None:
+            seconds[StartupPhase.CAPTURE] = time.perf_counter() - began
         scheduler = Scheduler(
             blocks=SequenceBlocks(
                 BlockPool(start.cache.num_blocks), block_size=config.block_size, max_model_len=start.max_model_len
@@ -72,9 +77,9 @@ def start_engine(
             max_waiting=config.max_waiting,
         )
         return Engine(
-            runner=Runner(start.model, start.cache, decode_graphs(start.model, start.cache, config.max_num_seqs)),
+            runner=Runner(start.model, start.cache, captured.graphs),
             scheduler=scheduler,
-            info=info,
+            info=describe(start, seconds, captured_steps=captured.granted),
             fingerprint=read_fingerprints(start.directory).backbone,
             shares=start.layer_shares,
             packs=packs,
