@@ -8,6 +8,7 @@ import torch
 from models.config import ModelConfig
 from models.errors import ConfigError
 from models.kv_cache import KVCache
+from models.varlen_attention import MOST_GATHERED
 from paging import Budget, Table
 from paging.geometry import aligned_stride
 from server.engine.config import DEVICE_BUDGETS, EngineConfig
@@ -45,7 +46,8 @@ def kept_back(config: EngineConfig, model: ModelConfig, *, dtype: torch.dtype, d
         return 0
     widths = _HIDDEN_AT_ONCE * model.hidden_size + _FFN_AT_ONCE * model.intermediate_size
     scores = _SCORES_AT_ONCE * config.max_num_seqs * model.vocab_size * torch.float32.itemsize
-    return _BESIDE_STEPS + config.max_num_batched_tokens * widths * dtype.itemsize + scores
+    gathered = 2 * MOST_GATHERED * model.num_key_value_heads * model.head_dim
+    return _BESIDE_STEPS + (config.max_num_batched_tokens * widths + gathered) * dtype.itemsize + scores
 
 
 def make_cache(
