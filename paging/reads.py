@@ -132,7 +132,7 @@ class Reads:
         ended = [self.under_way.pop(read.tag) for read in self._completions.drain()]
         for fetch in ended:
             self._num_for[fetch.origin] -= 1
-            seconds = max(0.0, fetch.read.finished - fetch.submitted)
+            seconds = self._duration(fetch)
             self._counters.note_read(seconds)
             if fetch.read.error is None:
                 self._counters.bytes_read += self._row_bytes
@@ -140,6 +140,13 @@ class Reads:
             else:
                 self._counters.read_errors_by_cause[fetch.read.error.kind] += 1
         return ended
+
+    def _duration(self, fetch: Fetch) -> float:
+        """Return how long a read took; of one that nobody saw end what was expected, as far as that can be."""
+        most = max(0.0, fetch.read.finished - fetch.submitted)
+        if fetch.read.unfinished is None:
+            return most
+        return min(max(self._latency.expect(fetch.load), fetch.read.unfinished - fetch.submitted), most)
 
     def wait(self, timeout: float, *, most: int = 1) -> None:
         """Sleep until reads have ended, at most `timeout` seconds: `most` of them, but enough to keep storages busy."""

@@ -124,9 +124,13 @@ class RowFiles:
 
     def read(self, row: int, buffer: memoryview, transfer: Transfer) -> RowReadError | None:
         """Fill the start of a buffer with a row and verify it; return the error where that failed twice."""
-        place = self.place(row)
-        if self._try(row, place, buffer, transfer) is None:
+        if self._try(row, self.place(row), buffer, transfer) is None:
             return None
+        return self.read_again(row, buffer, transfer)
+
+    def read_again(self, row: int, buffer: memoryview, transfer: Transfer) -> RowReadError | None:
+        """Do as `read` does once the first attempt has failed."""
+        place = self.place(row)
         # What the page cache holds may be what is wrong; the second attempt shall come from the disk.
         self.advise(place, os.POSIX_FADV_DONTNEED)
         flaw = self._try(row, place, buffer, transfer)

@@ -1,7 +1,8 @@
 """Rows straight from the disk, past the page cache (O_DIRECT).
 
-Such reads must be aligned, in the file and in memory. A row is read straight into its buffer where both are, else into
-a page-aligned buffer of the thread's own, and copied once.
+Such reads must be aligned, in the file and in memory. Rows and buffers that are go through the kernel's asynchronous
+reads, where it has them. The others, second attempts, and everything on a kernel without, are read by threads: straight
+into the buffer where that is aligned, else into a page-aligned one of the thread's own, and copied once.
 """
 
 import ctypes
@@ -10,13 +11,18 @@ import fcntl
 import mmap
 import os
 import threading
+import time
+from collections import deque
+from collections.abc import Sequence
 
 from paging.geometry import PAGE_BYTES, SECTOR_BYTES, round_up
 from paging.rowfiles import RowFiles, RowPlace, shortfall
-from paging.storage.files import FileStorage
+from paging.storage.asynchronous import AsynchronousReads, Transfer
+from paging.storage.files import FileStorage, Order
+from paging.storage.protocol import Read
 
 _NUM_THREADS = 16
-_QUEUE_DEPTH = 64  # reads beyond one for each thread wait their turn here, so that no thread waits for the pager
+_QUEUE_DEPTH = 64  # with threads, reads beyond one for each wait their turn here, so that none waits for the pager
 
 
 class DirectStorage(FileStorage):
@@ -31,8 +37,97 @@ class DirectStorage(FileStorage):
         self._alignment = max(find_alignment(handle) for handle in files.handles())
         self._bounce_bytes = round_up(files.manifest.geometry.row_bytes + self._alignment - 1, PAGE_BYTES)
         self._own = threading.local()
+        self._kernel: AsynchronousReads | None = None
+        try:
+            self._kernel = AsynchronousReads(_QUEUE_DEPTH)
+        except OSError as error:
+            description += f", by threads: the kernel has no asynchronous reads for us ({error.strerror})"
+        self._queued: deque[tuple[Order, Transfer]] = deque()
+        self._under_way: dict[int, Order] = {}
+        self._num_started = 0
+        self._looked_at = 0.0
         super().__init__(files, description=description, num_threads=_NUM_THREADS, queue_depth=_QUEUE_DEPTH)
         self.staging_bytes = _NUM_THREADS * self._bounce_bytes
+
+    def collect(self) -> bool:
+        """Put reads that have ended where they go, and start those that waited for it; as `Source.collect` says."""
+        return self._collect(0.0)
+
+    def _collect(self, timeout: float) -> bool:
+        if self._kernel is None:
+            return False
+        with self._lock:
+            looked_at, self._looked_at = self._looked_at, time.perf_counter()
+            ended = [(self._under_way.pop(tag), result) for tag, result in self._kernel.ended(timeout)]
+            self._start_queued(self._kernel)
+            is_more = bool(self._under_way or self._queued)
+        for order, result in ended:
+            self._end(order, result, looked_at)
+        return is_more
+
+    def _start(self, orders: Sequence[Order]) -> None:
+        if self._kernel is None:
+            super()._start(orders)
+            return
+        others = []
+        for order in orders:
+            transfer = self._transfer_of(order.read, order.completions.signal.descriptor)
+            if transfer is None:
+                others.append(order)
+            else:
+                self._queued.append((order, transfer))
+                order.completions.watch(self)
+        self._start_queued(self._kernel)
+        super()._start(others)
+
+    def _start_queued(self, kernel: AsynchronousReads) -> None:
+        """Start what there is room for."""
+        while self._queued:
+            now = time.perf_counter()
+            try:
+                count = kernel.start([transfer for _, transfer in self._queued])
+            except OSError:
+                count = 0
+                super()._start([self._queued.popleft()[0]])  # a thread's attempt says what is wrong
+                continue
+            for _ in range(count):
+                order, transfer = self._queued.popleft()
+                order.read.started = order.read.started or now
+                self._under_way[transfer.tag] = order
+            if not count and not self._under_way:  # the system has no room at all: nothing would end and make some
+                super()._start([order for order, _ in self._queued])
+                self._queued.clear()
+            if not count:
+                break
+
+    def _transfer_of(self, read: Read, signal: int) -> Transfer | None:
+        """Return what the kernel is to do; None where it is not aligned as it wants it."""
+        place, alignment, buffer = self._files.place(read.row), self._alignment, read.buffer
+        length = round_up(self.row_bytes, alignment)
+        if place.offset % alignment or length > len(buffer) or (address := _address(buffer)) % alignment:
+            return None
+        self._num_started += 1
+        return Transfer(self._num_started, self._files.handle(place), place.offset, address, length, signal)
+
+    def _end(self, order: Order, result: int, looked_at: float) -> None:
+        read = order.read
+        if result < self.row_bytes or not self._files.is_sound(read.row, read.buffer[: self.row_bytes]):
+            super()._start([order._replace(has_failed=True)])
+            return
+        read.unfinished, read.finished = max(read.started, looked_at), time.perf_counter()
+        order.completions.put(read)
+
+    def _stop(self, deadline: float) -> bool:
+        if self._kernel is not None:
+            with self._lock:
+                super()._start([order for order, _ in self._queued])  # to hear that it is closed
+                self._queued.clear()
+            while self._collect(max(0.0, deadline - time.monotonic())) and time.monotonic() < deadline:
+                pass
+        has_stopped = super()._stop(deadline)
+        if self._kernel is not None and not self._under_way:
+            self._kernel.close()
+        return has_stopped and not self._under_way
 
     def _transfer(self, place: RowPlace, buffer: memoryview) -> str | None:
         handle, alignment = self._files.handle(place), self._alignment

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from paging.errors import ReadErrorKind, RowReadError
 from paging.rowfiles import missing
 from paging.storage.files import CLOSE_SECONDS
-from paging.storage.protocol import Completions, Read, Storage
+from paging.storage.protocol import Completions, Read, Source, Storage
 
 
 class Fault(StrEnum):
@@ -179,9 +179,13 @@ class _Detour(Completions):
 
     def __init__(self, storage: FaultyStorage, due: Mapping[Read, float], completions: Completions) -> None:
         super().__init__()
+        self.signal = completions.signal
         self._storage = storage
         self._due = due
         self._completions = completions
+
+    def watch(self, source: Source) -> None:
+        self._completions.watch(source)
 
     def put(self, read: Read) -> None:
         if self._due[read] <= time.monotonic():

@@ -25,6 +25,8 @@ class Order(NamedTuple):
 
     read: Read
     completions: Completions
+    has_failed: bool = False
+    """Whether a first attempt has been made."""
 
 
 class FileStorage(ABC):
@@ -81,15 +83,16 @@ class FileStorage(ABC):
         """Fill a buffer with the payload at a place, unverified; return what went wrong, or raise `OSError`."""
 
     def _read(self, order: Order) -> None:
-        read, completions = order
+        read = order.read
         if not read.started:
             read.started = time.perf_counter()
         try:
             if self._closed:
                 read.error = self._files.error(read.row, _CLOSED, remedy="open it again")
             else:
-                read.error = self._files.read(read.row, read.buffer, self._transfer)
+                attempt = self._files.read_again if order.has_failed else self._files.read
+                read.error = attempt(read.row, read.buffer, self._transfer)
         except Exception as error:  # noqa: BLE001  whatever it is, whoever waits for the row must hear of it
             read.error = self._files.error(read.row, Flaw(ReadErrorKind.IO, f"reading it failed ({error!r})"))
         read.finished = time.perf_counter()
-        completions.put(read)
+        order.completions.put(read)

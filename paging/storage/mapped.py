@@ -39,7 +39,8 @@ class MappedStorage(FileStorage):
         return self._advisers.stop(deadline - time.monotonic()) and super()._stop(deadline)
 
     def _advise(self, orders: Sequence[Order]) -> None:
-        for read, _ in orders:
+        for order in orders:
+            read = order.read
             read.started = time.perf_counter()
             if not self._closed:
                 self._files.advise(self._files.place(read.row), os.POSIX_FADV_WILLNEED)

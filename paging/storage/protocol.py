@@ -3,11 +3,12 @@
 Knows nothing of files.
 """
 
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
+
+from paging.storage.signal import Signal
 
 if TYPE_CHECKING:
     from paging.errors import RowReadError
@@ -21,7 +22,7 @@ class Read:
     storage touches the buffer; after an error its content means nothing.
     """
 
-    __slots__ = ("buffer", "error", "finished", "row", "started", "tag")
+    __slots__ = ("buffer", "error", "finished", "row", "started", "tag", "unfinished")
 
     def __init__(self, row: int, buffer: memoryview, *, tag: Any = None) -> None:
         self.row = row
@@ -34,25 +35,41 @@ class Read:
         """When a storage first asked the kernel for the row, in seconds of `time.perf_counter`."""
         self.finished = 0.0
         """When the row was in the buffer, verified, or given up."""
+        self.unfinished: float | None = None
+        """When it was last seen under way, where nobody saw it end: that was between then and `finished`."""
+
+
+class Source(Protocol):
+    """Where reads end without a thread to say so, and are to be collected."""
+
+    def collect(self) -> bool:
+        """Put the reads that have ended where they go; return whether more are under way. Does not wait."""
+        ...
 
 
 class Completions:
     """Where finished reads go. Any thread puts them in; one thread, the owner, takes them out."""
 
     def __init__(self) -> None:
+        self.signal = Signal()
+        """Raised where reads may have ended."""
         self._reads: deque[Read] = deque()
-        self._arrival = threading.Event()
+        self._sources: set[Source] = set()
         self._num_wanted = 1
 
     def put(self, read: Read) -> None:
         """Hand in a read that has its result."""
         self._reads.append(read)
-        if len(self._reads) >= self._num_wanted and not self._arrival.is_set():
-            self._arrival.set()
+        if len(self._reads) >= self._num_wanted:
+            self.signal.raise_()
+
+    def watch(self, source: Source) -> None:
+        """Collect what ends at a source from now on; the owner's thread, which submits to it, calls this."""
+        self._sources.add(source)
 
     def drain(self) -> list[Read]:
         """Take out everything that has come in, in order of completion; does not wait."""
-        self._arrival.clear()  # before the reads are taken: one that comes in meanwhile sets it again
+        self._collect()
         reads = []
         while self._reads:
             reads.append(self._reads.popleft())
@@ -65,12 +82,19 @@ class Completions:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         self._num_wanted = num_reads  # before looking: a read that comes in meanwhile sees it
+        self._collect()
         while len(self._reads) < num_reads:
-            if not self._arrival.wait(None if deadline is None else deadline - time.monotonic()):
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
                 break
-            if len(self._reads) < num_reads:  # set by a read that has been drained already, or for fewer
-                self._arrival.clear()
+            self.signal.wait(left)
+            self.signal.clear()  # before looking: what comes in meanwhile raises it again
+            self._collect()
         return len(self._reads) >= num_reads
+
+    def _collect(self) -> None:
+        if self._sources:
+            self._sources.difference_update([source for source in self._sources if not source.collect()])
 
 
 class Storage(Protocol):

@@ -1,5 +1,6 @@
 """What every storage must do, whichever way it reads."""
 
+import ctypes
 import errno
 import os
 import threading
@@ -11,6 +12,7 @@ import pytest
 
 from paging.errors import ReadErrorKind, RowReadError, StorageError
 from paging.storage import Completions, FaultPlan, FaultyStorage, Read, direct, open_storage
+from paging.storage.asynchronous import AsynchronousReads
 from tests.paging.sample_tables import flip_byte, shard_paths, small_geometry, write_table
 
 NUM_ROWS = 40
@@ -76,10 +78,12 @@ def storage(directory, rows, opener):
     storage.close()
 
 
-def new_reads(storage, numbers, *, room=0, shift=0):
+def new_reads(storage, numbers, *, room=0, shift=8):
     """Make a read for each row number, tagged with it, into buffers with `room` to spare, `shift` bytes off a page."""
-    memory = [memoryview(bytearray(storage.row_bytes + room + shift))[shift:] for _ in numbers]
-    return [Read(row, buffer, tag=row) for row, buffer in zip(numbers, memory, strict=True)]
+    memory = [np.zeros(storage.row_bytes + room + shift + 4096, dtype=np.uint8) for _ in numbers]
+    starts = [-each.ctypes.data % 4096 + shift for each in memory]
+    buffers = [each[start:][: storage.row_bytes + room].data for each, start in zip(memory, starts, strict=True)]
+    return [Read(row, buffer, tag=row) for row, buffer in zip(numbers, buffers, strict=True)]
 
 
 def aligned_reads(storage, numbers):
@@ -234,8 +238,32 @@ def disturb(monkeypatch):
                 return taken
 
         monkeypatch.setattr(os, "preadv", disturbed)
+        disturb_kernel(monkeypatch, left)
 
     return start
+
+
+def disturb_kernel(monkeypatch, left):
+    """The same for reads that the kernel does by itself."""
+    start, ended, placed = AsynchronousReads.start, AsynchronousReads.ended, {}
+
+    def noted(self, transfers):
+        placed.update({transfer.tag: transfer for transfer in transfers})
+        return start(self, transfers)
+
+    def disturbed(self, timeout=0.0):
+        results = []
+        for tag, result in ended(self, timeout):
+            transfer = placed[tag]
+            buffer = memoryview((ctypes.c_ubyte * transfer.length).from_address(transfer.address)).cast("B")
+            try:
+                results.append((tag, left.pop()(buffer, result) if left else result))
+            except OSError as error:
+                results.append((tag, -error.errno))
+        return results
+
+    monkeypatch.setattr(AsynchronousReads, "start", noted)
+    monkeypatch.setattr(AsynchronousReads, "ended", disturbed)
 
 
 def io_error(_buffer, _taken):
@@ -256,13 +284,15 @@ def nothing(_buffer, _taken):
     return 0
 
 
+@pytest.mark.parametrize("make_reads", [new_reads, aligned_reads])
 @pytest.mark.parametrize("fault", [io_error, wrong_byte, half, nothing])
-def test_a_fault_that_passes_is_not_noticed(storage, rows, disturb, fault):
+def test_a_fault_that_passes_is_not_noticed(storage, rows, disturb, fault, make_reads):
     disturb(fault, 1)
-    reads = read_all(storage, new_reads(storage, [3]))
+    reads = read_all(storage, make_reads(storage, [3]))
     assert_sound(reads, storage, rows)
 
 
+@pytest.mark.parametrize("make_reads", [new_reads, aligned_reads])
 @pytest.mark.parametrize(
     ("fault", "kind", "cause"),
     [
@@ -271,9 +301,9 @@ def test_a_fault_that_passes_is_not_noticed(storage, rows, disturb, fault):
         (nothing, ReadErrorKind.SHORT, "it was read in part only"),
     ],
 )
-def test_a_row_is_given_up_after_two_attempts(storage, disturb, fault, kind, cause):
+def test_a_row_is_given_up_after_two_attempts(storage, disturb, fault, kind, cause, make_reads):
     disturb(fault, 2)
-    (read,) = read_all(storage, new_reads(storage, [3]))
+    (read,) = read_all(storage, make_reads(storage, [3]))
     assert (kind, cause) == (read.error.kind, read.error.cause)
 
 
@@ -382,3 +412,98 @@ def test_an_error_is_one_of_the_tables(storage, disturb):
     disturb(io_error, 2)
     (read,) = read_all(storage, new_reads(storage, [3]))
     assert isinstance(read.error, RowReadError)
+
+
+@pytest.fixture
+def unfinished(monkeypatch):
+    """Let no read that the kernel does by itself end before `released`; `started` counts them."""
+
+    class Unfinished:
+        released = threading.Event()
+        started = 0
+
+    start, ended = AsynchronousReads.start, AsynchronousReads.ended
+
+    def counted(self, transfers):
+        count = start(self, transfers)
+        Unfinished.started += count
+        return count
+
+    monkeypatch.setattr(AsynchronousReads, "start", counted)
+    monkeypatch.setattr(
+        AsynchronousReads,
+        "ended",
+        lambda self, timeout=0.0: ended(self, timeout) if Unfinished.released.is_set() else [],
+    )
+    yield Unfinished
+    Unfinished.released.set()
+
+
+@pytest.fixture
+def direct_storage(directory, rows, monkeypatch):
+    monkeypatch.setattr(direct, "_QUEUE_DEPTH", 8)
+    storage = open_direct(directory)
+    if "by threads" in storage.description:
+        pytest.skip(storage.description)
+    yield storage
+    storage.close()
+
+
+def test_more_reads_than_the_kernel_takes_at_once_wait_their_turn(direct_storage, rows, unfinished):
+    reads, completions = aligned_reads(direct_storage, shuffled()), Completions()
+    direct_storage.submit(reads, completions)
+    assert not completions.wait(0)
+    assert 8 == unfinished.started
+    unfinished.released.set()
+    assert {*reads} == {*collect(completions, NUM_ROWS)}
+    assert_sound(reads, direct_storage, rows)
+
+
+def test_closing_lets_reads_of_the_kernel_end_and_fails_those_that_wait(direct_storage, rows, unfinished):
+    completions = Completions()
+    direct_storage.submit(aligned_reads(direct_storage, shuffled()), completions)
+    closing = threading.Thread(target=direct_storage.close)
+    closing.start()
+    while not rejects_reads(direct_storage):
+        pass
+    unfinished.released.set()
+    closing.join(TIMEOUT)
+    finished = completions.drain()
+    assert NUM_ROWS == len(finished)
+    assert 8 == sum(read.error is None for read in finished)
+    assert {None, ReadErrorKind.CLOSED} == {read.error and read.error.kind for read in finished}
+    assert_sound([read for read in finished if read.error is None], direct_storage, rows)
+
+
+def test_a_read_that_nobody_saw_end_says_when_it_was_last_seen(direct_storage, unfinished):
+    (read,), completions = aligned_reads(direct_storage, [3]), Completions()
+    direct_storage.submit([read], completions)
+    completions.drain()
+    unfinished.released.set()
+    collect(completions, 1)
+    assert read.started < read.unfinished < read.finished
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EAGAIN, errno.ENOSYS])
+def test_threads_read_where_the_kernel_does_not(directory, rows, monkeypatch, number):
+    def refuse(_depth):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(direct, "AsynchronousReads", refuse)
+    storage = open_direct(directory)
+    reads = read_all(storage, aligned_reads(storage, shuffled()))
+    assert_sound(reads, storage, rows)
+    assert f"by threads: the kernel has no asynchronous reads for us ({os.strerror(number)})" in storage.description
+    storage.close()
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EINVAL])
+def test_threads_read_what_the_kernel_cannot_start(direct_storage, rows, monkeypatch, number):
+    def refuse(_reads, _transfers):
+        if number == errno.EAGAIN:
+            return 0
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(AsynchronousReads, "start", refuse)
+    reads = read_all(direct_storage, aligned_reads(direct_storage, shuffled()))
+    assert_sound(reads, direct_storage, rows)
