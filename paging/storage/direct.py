@@ -112,7 +112,11 @@ class DirectStorage(FileStorage):
     def _end(self, order: Order, result: int, looked_at: float) -> None:
         read = order.read
         if result < self.row_bytes or not self._files.is_sound(read.row, read.buffer[: self.row_bytes]):
-            super()._start([order._replace(has_failed=True)])
+            again = order._replace(has_failed=True)
+            if self._closed:
+                self._read(again)  # to hear that it is closed; the threads may have ended
+            else:
+                super()._start([again])
             return
         read.unfinished, read.finished = max(read.started, looked_at), time.perf_counter()
         order.completions.put(read)
@@ -120,7 +124,7 @@ class DirectStorage(FileStorage):
     def _stop(self, deadline: float) -> bool:
         if self._kernel is not None:
             with self._lock:
-                super()._start([order for order, _ in self._queued])  # to hear that it is closed
+                super()._start([order for order, _ in self._queued])  # to hear the same
                 self._queued.clear()
             while self._collect(max(0.0, deadline - time.monotonic())) and time.monotonic() < deadline:
                 pass

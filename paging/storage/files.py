@@ -32,8 +32,8 @@ class Order(NamedTuple):
 class FileStorage(ABC):
     """A storage that reads rows with a pool of threads, one row in one thread at a time.
 
-    Threads and `preadv` need nothing of the kernel that a container may forbid, and keep a disk as busy as rings do:
-    the interpreter lock is let go while a row is read and while it is hashed.
+    Threads and `preadv` need nothing of the kernel that a container may forbid; the interpreter lock is let go while a
+    row is read and while it is hashed.
     """
 
     name: str
