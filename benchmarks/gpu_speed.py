@@ -61,13 +61,14 @@ def host_reads(facts: list[str]) -> None:
 def token_ids(trace: Path | None, facts: list[str]) -> Any:
     """Return token ids of the 1B vocabulary: a trace's, or made up."""
     import numpy as np  # noqa: PLC0415
+    from measured import ZIPF, zipf_ids  # noqa: PLC0415
 
     if trace is not None:
         ids = np.load(trace, allow_pickle=False).astype(np.int64)
         facts.append(f"token ids: {len(ids):,} of {trace.name}")
         return ids
-    facts.append("token ids: made up, by Zipf's law with exponent 1.2; so are the miss rates")
-    return np.random.default_rng(7).zipf(1.2, 2_000_000).clip(max=VOCAB_SIZE) - 1
+    facts.append(f"token ids: made up, by Zipf's law with exponent {ZIPF:g}; so are the miss rates")
+    return zipf_ids(VOCAB_SIZE, count=2_000_000)
 
 
 def copy_bandwidth(facts: list[str]) -> float:

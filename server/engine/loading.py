@@ -154,9 +154,9 @@ def load(
 def torch_device(device: Device) -> torch.device:
     """Return the device that was chosen; `ConfigError` for CUDA where there is none."""
     available = torch.cuda.is_available()
-    if device is Device.CUDA and not available:
+    if device == Device.CUDA and not available:  # a plain string is as good
         raise ConfigError("device is cuda, but PyTorch finds no CUDA device here; use cpu")
-    return torch.device("cpu" if device is Device.CPU or not available else "cuda")
+    return torch.device("cpu" if device == Device.CPU or not available else "cuda")
 
 
 def _chosen_memory(config: ModelConfig, directory: Path, memory: Memory | None, table: Path | None) -> Memory | None:
