@@ -55,8 +55,7 @@ class Admission:
 
     def add(self, waiter: Waiter) -> None:
         """Put a lease at the end of the queue."""
-        resident = self._device.slot_of_key[waiter.keys] >= 0
-        waiter.lease.missing = set(waiter.keys[~resident].tolist())
+        waiter.lease.missing = set(waiter.asked.tolist())
         self.waiters[waiter.lease] = waiter
         self._outside.append(waiter)
 
@@ -129,15 +128,18 @@ class Admission:
         return Outlook(len(lease.missing), num_reading, seconds)
 
     def _admit(self, waiter: Waiter) -> bool:
-        slots = self._ready(waiter.keys)
-        absent = waiter.keys[self._device.slot_of_key[waiter.keys] < 0].tolist()
+        found = self._device.slot_of_key[waiter.keys]
+        slots, absent = found[found >= 0].astype(np.intp), waiter.keys[found < 0].tolist()
         # Where reads land on the device, a row that is being read has its slot.
         promised, landing = self._demand.unplaced, self._reads.under_way if self._host is None else ()
         unplaced = [key for key in absent if key not in promised and key not in landing]
-        needed = len(unplaced) + int(np.count_nonzero(self._device.holds[slots] == 0))
+        needed = len(unplaced)
+        if len(slots):
+            needed += int(np.count_nonzero(self._device.holds[slots] == 0))
         if needed > self._loader.spare:
             return False
-        self._device.hold(slots)
+        if len(slots):
+            self._device.hold(slots)
         self._demand.add(waiter.keys)
         in_host = set() if self._host is None else self._host.slots.ready_of(unplaced)
         self._demand.queue(unplaced, in_host=in_host)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from paging.keys import KeyRange, Keys
-from paging.slots import Mask
+from paging.slots import ONE, Mask
 
 
 class Fault(IntEnum):
@@ -23,23 +23,22 @@ class Fault(IntEnum):
     MAJOR = 2  # only in storage
 
 
+_KINDS = np.array([Fault.MAJOR, Fault.MINOR], dtype=np.uint8)
+"""By whether the row is in the host tier."""
+_MINOR = np.uint8(Fault.MINOR)
+
+
 class Used(NamedTuple):
     """What a granted lease was the first to use."""
 
     faults: npt.NDArray[np.uint8]
     """Of each of its rows the `Fault` that its first position is, or 0."""
+    minor_faults: int
+    """Positions whose row came from the host tier."""
+    major_faults: int
+    """Positions whose row came from storage."""
     prefetched: int
     """Rows that a prefetch had brought."""
-
-    @property
-    def minor_faults(self) -> int:
-        """Positions whose row came from the host tier."""
-        return int(np.count_nonzero(self.faults == Fault.MINOR))
-
-    @property
-    def major_faults(self) -> int:
-        """Positions whose row came from storage."""
-        return int(np.count_nonzero(self.faults == Fault.MAJOR))
 
 
 class Asks:
@@ -62,11 +61,10 @@ class Asks:
             self.prefetched = np.concatenate([self.prefetched, np.zeros(more, dtype=np.bool_)])
 
     def ask(self, absent: Keys, *, in_host: Mask) -> None:
-        """Note that somebody asks for these rows (none twice), which are not on the device."""
-        self.count[absent] += 1
-        unmarked = self.fault[absent] == 0
-        kind = np.where(in_host, np.uint8(Fault.MINOR), np.uint8(Fault.MAJOR))
-        self.fault[absent[unmarked]] = kind[unmarked]
+        """Note that somebody asks for these rows, which are not on the device; where one is there twice, two do."""
+        np.add.at(self.count, absent, ONE)
+        marks = self.fault[absent]
+        self.fault[absent] = np.where(marks, marks, _KINDS[in_host.view(np.uint8)])
 
     def end(self, asked: Keys) -> None:
         """Note that one who asked for these rows does so no longer; what nobody asks for loses its mark."""
@@ -77,10 +75,14 @@ class Asks:
 
     def use(self, keys: Keys) -> Used:
         """Note that a lease is granted with these rows (none twice), and return what it was the first to use."""
-        faults, prefetched = self.fault[keys], self.prefetched[keys]
-        self.fault[keys] = 0
-        self.prefetched[keys] = False
-        return Used(faults, int(np.count_nonzero(prefetched)))
+        faults, num_prefetched = self.fault[keys], int(np.count_nonzero(self.prefetched[keys]))
+        num_faults = int(np.count_nonzero(faults))
+        if num_faults:
+            self.fault[keys] = 0
+        if num_prefetched:
+            self.prefetched[keys] = False
+        num_minor = int(np.count_nonzero(faults == _MINOR)) if num_faults else 0
+        return Used(faults, num_minor, num_faults - num_minor, num_prefetched)
 
     def lose(self, keys: Keys) -> None:
         """Note that the rows left the tier a prefetch had brought them to, or never came."""

@@ -105,6 +105,9 @@ class KeySpace(Generic[S]):
 
     def check(self, keys: Keys) -> None:
         """Raise `IndexError` naming the first of `keys` that may not be asked for."""
+        # A negative key is a huge one to the comparison.
+        if len(keys) and keys.view(np.uint64).max() < self.num_keys and self.is_open[keys].all():
+            return
         inside = (keys >= 0) & (keys < self.num_keys)
         is_open = self.is_open[np.where(inside, keys, 0)] & inside if self.num_keys else inside
         if not is_open.all():

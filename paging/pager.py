@@ -20,7 +20,7 @@ Knows row keys, tiers and budgets; knows nothing of tokens, models or requests. 
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -169,11 +169,20 @@ class Pager:
                 lease = Lease(keys, slots)
                 self._granted.add(lease)
                 return lease
-        return self._queue([keys])[0]
+        return self._queue(keys)
 
     def lease_each(self, keys: Keys) -> list[Lease]:
         """Hold rows that are not on the device by a lease each, as `lease` does; their reads start together."""
-        return self._queue(keys[:, None])
+        self._parts.space.check(keys)
+        self._parts.pins.check_lease(keys[:1])
+        self._ahead.ask(keys)
+        leases = []
+        for place in range(len(keys)):
+            key = keys[place : place + 1]
+            leases.append(lease := Lease(key, None))
+            self._admission.add(Waiter(lease, keys=key, asked=key, is_pin=False))
+        self._progress.advance()
+        return leases
 
     def release(self, lease: Lease) -> None:
         """End a lease, also one that waits: its reads go on, but its rows may be evicted. Twice is once."""
@@ -257,7 +266,7 @@ class Pager:
         """
         keys = np.asarray(keys, dtype=np.int64)
         self._parts.pins.check_pin(keys, [waiter.keys for waiter in self._admission.waiters.values()])
-        return self._queue([keys], is_pin=True)[0]
+        return self._queue(keys, is_pin=True)
 
     def stats(self) -> PagerStats:
         """Return the counters and sizes of this moment."""
@@ -289,18 +298,15 @@ class Pager:
         if self._parts.host is not None and not self._parts.reads.under_way:
             self._parts.host.slab.close()
 
-    def _queue(self, batches: Iterable[Keys], *, is_pin: bool = False) -> list[Lease]:
-        """Let a lease on each batch of rows wait, and start what can be started."""
-        leases = []
-        for keys in batches:
-            self._parts.space.check(keys)
-            distinct = np.unique(keys)
-            self._parts.pins.check_lease(distinct)
-            self._ahead.ask(asked := distinct[self._device.slot_of_key[distinct] < 0])
-            lease = Lease(keys, None)
-            if is_pin:
-                self._parts.pins.add(lease, distinct)
-            self._admission.add(Waiter(lease, keys=distinct, asked=asked, is_pin=is_pin))
-            leases.append(lease)
+    def _queue(self, keys: Keys, *, is_pin: bool = False) -> Lease:
+        """Let a lease wait, and start what can be started."""
+        self._parts.space.check(keys)
+        distinct = keys if len(keys) == 1 else np.unique(keys)
+        self._parts.pins.check_lease(distinct)
+        self._ahead.ask(asked := distinct[self._device.slot_of_key[distinct] < 0])
+        lease = Lease(keys, None)
+        if is_pin:
+            self._parts.pins.add(lease, distinct)
+        self._admission.add(Waiter(lease, keys=distinct, asked=asked, is_pin=is_pin))
         self._progress.advance()
-        return leases
+        return lease

@@ -6,8 +6,10 @@ Knows the order of these steps; each is another part's business.
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from paging.admission import Waiter
+from paging.keys import Keys
 from paging.lease import Lease
 from paging.parts import Parts
 
@@ -77,8 +79,16 @@ class Progress:
                 parts.recent.note(lease.keys)
                 used = parts.asks.use(waiter.keys)
                 parts.counters.note_granted(len(lease), used)
-                if used.faults.any():
-                    lease.tiers = np.zeros(len(lease), dtype=np.uint8)
-                    # Of the positions that want the same row the first is the fault.
-                    lease.tiers[np.unique(lease.keys, return_index=True)[1]] = used.faults
+                if used.minor_faults or used.major_faults:
+                    lease.tiers = _tiers(lease.keys, used.faults)
             parts.asks.end(waiter.asked)
+
+
+def _tiers(keys: Keys, faults: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return where the row of each position was, given the faults of the different ones, ascending by key."""
+    if len(keys) == 1:
+        return faults
+    tiers = np.zeros(len(keys), dtype=np.uint8)
+    # Of the positions that want the same row the first is the fault.
+    tiers[np.unique(keys, return_index=True)[1]] = faults
+    return tiers

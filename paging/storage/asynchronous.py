@@ -37,10 +37,12 @@ _REQUEST = np.dtype(
         ("signal", "<u4"),
     ]
 )
-"""`struct iocb` of linux/aio_abi.h; its operation 0 is to read."""
+"""`struct iocb` of linux/aio_abi.h."""
 _EVENT = np.dtype([("tag", "<u8"), ("request", "<u8"), ("result", "<i8"), ("second_result", "<i8")])
 """`struct io_event`."""
+_READ = 0
 _RAISES_SIGNAL = 1
+_AT_ONCE = timespec(0)
 
 # One that lets go of the interpreter's lock, and one that keeps it, for calls that do not wait.
 _LIBC, _LIBC_LOCKED = ctypes.CDLL(None, use_errno=True), ctypes.PyDLL(None, use_errno=True)
@@ -90,11 +92,9 @@ class AsynchronousReads:
         count = min(len(transfers), self.depth - self.num_under_way)
         if not count:
             return 0
-        requests = self._requests[:count]
-        tags, descriptors, offsets, addresses, lengths, signals = zip(*transfers[:count], strict=True)
-        requests["tag"], requests["descriptor"], requests["offset"] = tags, descriptors, offsets
-        requests["address"], requests["length"], requests["signal"] = addresses, lengths, signals
-        requests["flags"] = _RAISES_SIGNAL
+        for place, (tag, descriptor, offset, address, length, signal) in enumerate(transfers[:count]):
+            request = (tag, 0, 0, _READ, 0, descriptor, address, length, offset, 0, _RAISES_SIGNAL, signal)
+            self._requests[place] = request
         started: int = _LIBC.syscall(self._submit, self._context, ctypes.c_long(count), self._addresses)
         if started < 0:
             error = _last_error()
@@ -118,7 +118,7 @@ class AsynchronousReads:
             ctypes.c_long(least),
             ctypes.c_long(self.depth),
             self._events_at,
-            ctypes.byref(timespec(timeout)),
+            ctypes.byref(timespec(timeout) if timeout > 0 else _AT_ONCE),
         )
         if count <= 0:  # none; or a signal came, and who wants to wait on looks again
             return []
