@@ -146,10 +146,15 @@ class Loader:
             self._start(self._demand.take_unread(count, self._reads.under_way), Origin.DEMAND)
         if not demand_only:
             if self.prefetches:
-                self._read_ahead()
+                self._read_ahead(self._reads.room)
             if self.preloads:
                 self._preload()
         return ready
+
+    def read_ahead(self, num_reads: int) -> None:
+        """Start reading what will be needed until so many reads are under way, though they be more than usual."""
+        if self.prefetches:
+            self._read_ahead(num_reads - len(self._reads.under_way))
 
     def forget(self, prefetch: Prefetch) -> None:
         """Read no more for a prefetch or preload."""
@@ -186,11 +191,11 @@ class Loader:
         """Free device slots that are set aside for nobody."""
         return max(0, min(self._device.num_free, self.spare))
 
-    def _read_ahead(self) -> None:
-        """Read what will be needed, within the prefetch share and in the order it was asked for."""
+    def _read_ahead(self, room: int) -> None:
+        """Start at most `room` reads of what will be needed, within the prefetch share and in the order asked for."""
         used = self._landing.num_kept + self._reads.num_for(Origin.PREFETCH)
         free = self._landing.num_replaceable - len(self._demand.unplaced)
-        count = min(self._reads.room, self._share - used, free)
+        count = min(room, self._share - used, free)
         started = self._read_queued(self.prefetches, count, Origin.PREFETCH)
         self._asks.prefetched[started] = True
         self._counters.prefetched_rows += len(started)

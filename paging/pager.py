@@ -181,7 +181,7 @@ class Pager:
             key = keys[place : place + 1]
             leases.append(lease := Lease(key, None))
             self._admission.add(Waiter(lease, keys=key, asked=key, is_pin=False))
-        self._progress.advance()
+        self._progress.ask()
         return leases
 
     def release(self, lease: Lease) -> None:
@@ -228,6 +228,11 @@ class Pager:
     def idle(self, timeout: float) -> None:
         """Keep bringing rows ahead, for a caller that has nothing to do for the next `timeout` seconds."""
         self._progress.idle(timeout)
+
+    def read_ahead(self, seconds: float) -> None:
+        """Start reading for prefetches what may arrive in the next seconds, in which the caller has no time to poll."""
+        if not self._admission.is_full:
+            self._parts.loader.read_ahead(self._parts.reads.possible(seconds))
 
     def outlook(self, lease: Lease) -> Outlook:
         """Return what a lease still waits for, and for how long that may take."""
@@ -308,5 +313,5 @@ class Pager:
         if is_pin:
             self._parts.pins.add(lease, distinct)
         self._admission.add(Waiter(lease, keys=distinct, asked=asked, is_pin=is_pin))
-        self._progress.advance()
+        self._progress.ask()
         return lease

@@ -44,6 +44,13 @@ class Progress:
         if ready := self._parts.loader.fill(demand_only=admission.is_full):
             self._grant(admission.arrive(ready))
 
+    def ask(self) -> None:
+        """Advance for leases that have just come; where no read can start, what has ended makes room first."""
+        if self._parts.reads.room > 0:
+            self.advance()
+        else:
+            self.poll()
+
     def wait(self, leases: Sequence[Lease], timeout: float, *, enough: int) -> None:
         """Poll until so many of these leases wait no more, or nothing is under way; at most `timeout` seconds."""
         start = self._clock()

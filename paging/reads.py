@@ -17,6 +17,8 @@ from paging.storage.protocol import Completions, Read, Storage
 
 _LONGEST_WAIT = 3600.0
 """Seconds; locks do not take any number. Whoever waits looks again and waits on."""
+_MOST_DEPTHS = 8
+"""Reads under way are never more than so many times as keep the storages busy."""
 _REFILL_SHARE = 4
 """One in so many of the reads under way may end before further ones are started."""
 
@@ -70,8 +72,31 @@ class Latency:
         return self._of_load[min(self._of_load, key=lambda known: abs(known - power))]
 
 
+class Pace:
+    """A running estimate of how many reads end in a second while the storages are kept busy."""
+
+    MEMORY = 64
+    """Reads after which what was seen before counts half."""
+
+    def __init__(self) -> None:
+        self._num_ended = 0.0
+        self._seconds = 0.0
+
+    def note(self, num_ended: int, seconds: float, *, is_busy: bool) -> None:
+        """Take into account how many ended in so many seconds; `is_busy`: more were under way all the time."""
+        if not is_busy and num_ended * self._seconds <= self._num_ended * seconds:
+            return  # they may have ended long before
+        share = 0.5 ** (num_ended / self.MEMORY)
+        self._num_ended = self._num_ended * share + num_ended
+        self._seconds = self._seconds * share + seconds
+
+    def expect(self, seconds: float) -> int:
+        """Return how many end in so many seconds; 0 where nothing is known yet."""
+        return int(seconds * self._num_ended / self._seconds) if self._seconds else 0
+
+
 class Reads:
-    """The reads of all storages together, at most `depth` at a time."""
+    """The reads of all storages together, at most `depth` at a time; more only of those that `possible` allows."""
 
     def __init__(
         self,
@@ -92,12 +117,18 @@ class Reads:
         self._clock = clock
         self._completions = Completions()
         self._latency = Latency()
+        self._pace = Pace()
+        self._busy_since = 0.0  # reads have been under way since then, or since the last look at what has ended
         self._num_for = dict.fromkeys(Origin, 0)
 
     @property
     def room(self) -> int:
         """Further reads that may be started."""
         return self.depth - len(self.under_way)
+
+    def possible(self, seconds: float) -> int:
+        """Return how many reads under way may be expected to end in so many seconds, with a margin of as many again."""
+        return min(self._pace.expect(seconds) // 2, _MOST_DEPTHS * self.depth)
 
     def num_for(self, origin: Origin) -> int:
         """Return how many reads are under way for one reason."""
@@ -107,6 +138,8 @@ class Reads:
         """Read rows, none of which is being read, into slots; returns before they are there."""
         batches: dict[KeyRange, tuple[Storage, list[Read]]] = {}
         now, load = self._clock(), len(self.under_way) + len(keys)
+        if not self.under_way:
+            self._busy_since = now
         start, stop, reads = 0, 0, []
         for key, slot in zip(keys, slots.tolist(), strict=True):
             if not start <= key < stop:  # most batches stay in one range
@@ -130,6 +163,9 @@ class Reads:
     def finish(self) -> list[Fetch]:
         """Return the reads that have ended since the last call, well or with `read.error` set."""
         ended = [self.under_way.pop(read.tag) for read in self._completions.drain()]
+        now = self._clock()
+        self._pace.note(len(ended), now - self._busy_since, is_busy=bool(self.under_way))
+        self._busy_since = now
         for fetch in ended:
             self._num_for[fetch.origin] -= 1
             seconds = self._duration(fetch)

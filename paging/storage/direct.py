@@ -23,6 +23,7 @@ from paging.storage.protocol import Read
 
 _NUM_THREADS = 16
 _QUEUE_DEPTH = 64  # with threads, reads beyond one for each wait their turn here, so that none waits for the pager
+_KERNEL_DEPTH = 1024  # what is under way while nobody has time to start more
 
 
 class DirectStorage(FileStorage):
@@ -39,7 +40,7 @@ class DirectStorage(FileStorage):
         self._own = threading.local()
         self._kernel: AsynchronousReads | None = None
         try:
-            self._kernel = AsynchronousReads(_QUEUE_DEPTH)
+            self._kernel = AsynchronousReads(_KERNEL_DEPTH)
         except OSError as error:
             description += f", by threads: the kernel has no asynchronous reads for us ({error.strerror})"
         self._queued: deque[tuple[Order, Transfer]] = deque()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.paging.pager_fakes import StepStorage, keys, make_pager, random_rows
+from tests.paging.pager_fakes import Clock, StepStorage, keys, make_pager, random_rows
 
 
 def pager_with(num_slots, **options):
@@ -51,6 +51,45 @@ def test_prefetches_wait_their_turn():
     storage.end()
     pager.poll()
     assert [3, 2] == storage.rows_under_way()
+
+
+def test_more_is_read_ahead_where_the_pager_will_not_be_polled_for_long():
+    clock = Clock()
+    pager = make_pager(40, queue_depth=2, prefetch_share=1.0, clock=clock)
+    storage = StepStorage(random_rows(64), clock)
+    pager.attach(storage)
+    pager.prefetch(keys(*range(30)))
+    for _ in range(4):  # reads at a pace of 100 a second, with more of them under way all the time
+        clock.now += 0.01
+        storage.end()
+        pager.poll()
+    assert 2 == len(storage.under_way)
+    pager.read_ahead(0.105)
+    assert [4, 5, 6, 7, 8] == storage.rows_under_way()
+    pager.read_ahead(100.0)
+    assert 16 == len(storage.under_way)
+
+
+def test_at_an_unknown_pace_no_more_is_read_ahead_than_always():
+    pager, storage = pager_with(40, queue_depth=2)
+    pager.prefetch(keys(*range(30)))
+    pager.read_ahead(100.0)
+    assert 2 == len(storage.under_way)
+
+
+def test_demand_finds_room_where_reads_ahead_have_ended():
+    clock = Clock()
+    pager = make_pager(40, queue_depth=2, prefetch_share=1.0, clock=clock)
+    storage = StepStorage(random_rows(64), clock)
+    pager.attach(storage)
+    pager.prefetch(keys(*range(30)))
+    clock.now += 0.01
+    storage.end()
+    pager.poll()
+    pager.read_ahead(0.1)
+    storage.end_all()
+    pager.lease(keys(50))
+    assert 50 in storage.rows_under_way()
 
 
 def test_demand_goes_before_prefetch():
