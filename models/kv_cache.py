@@ -84,8 +84,8 @@ class KVCache:
     def write(self, layer: int, slot_mapping_N: Tensor, k_NGD: Tensor, v_NGD: Tensor) -> None:
         """Put one layer's keys and values into their slots."""
         for store_1GSD, new_NGD in zip(self._slots_1GSD[layer], (k_NGD, v_NGD), strict=True):
-            new_GND = new_NGD.to(store_1GSD.dtype).transpose(0, 1)
-            store_1GSD[0][..., : self.head_dim].index_copy_(1, slot_mapping_N, new_GND)
+            # Faster than `index_copy_`, which goes through the positions one by one.
+            store_1GSD[0][..., : self.head_dim][:, slot_mapping_N] = new_NGD.to(store_1GSD.dtype).transpose(0, 1)
 
     def read(self, layer: int, spans: list[range]) -> list[tuple[Tensor, Tensor]]:
         """Return the keys and values of each span of slots, views of [1, G, C, D']."""
