@@ -168,23 +168,25 @@ def run(options: argparse.Namespace, scratch: Path, unpacked: Path) -> bool:
     failed = False
     facts: list[str] = []
     comparisons: list[Any] = []
-    if "kernels" in options.only:
-        failed |= not check_kernels(facts)
-        host_reads(facts)
-    if "tests" in options.only:
-        failed |= not run_tests(unpacked, facts)
-    if "equality" in options.only:
-        failed |= not check_equality(scratch, facts)
-    if "speed" in options.only:
-        ids, bandwidth = token_ids(options.trace, facts), copy_bandwidth(facts)
-        comparisons += [decode(scratch, ids, count, options.rounds, bandwidth, facts) for count in options.streams]
-    if "prefill" in options.only:
-        prefill(scratch, token_ids(options.trace, facts), options.rounds, facts)
-    for comparison in comparisons:
-        print(comparison.to_markdown())
-    print("\n".join(facts))
-    remarks = "\n".join(f"- {fact}" for fact in facts)
-    write_report(comparisons, options.out, title="On a GPU", remarks=remarks, more={"facts_measured": facts})
+    try:
+        if "kernels" in options.only:
+            failed |= not check_kernels(facts)
+            host_reads(facts)
+        if "tests" in options.only:
+            failed |= not run_tests(unpacked, facts)
+        if "equality" in options.only:
+            failed |= not check_equality(scratch, facts)
+        if "speed" in options.only:
+            ids, bandwidth = token_ids(options.trace, facts), copy_bandwidth(facts)
+            comparisons += [decode(scratch, ids, count, options.rounds, bandwidth, facts) for count in options.streams]
+        if "prefill" in options.only:
+            prefill(scratch, token_ids(options.trace, facts), options.rounds, facts)
+    finally:  # what was found before something failed is found
+        for comparison in comparisons:
+            print(comparison.to_markdown())
+        print("\n".join(facts), flush=True)
+        remarks = "\n".join(f"- {fact}" for fact in facts)
+        write_report(comparisons, options.out, title="On a GPU", remarks=remarks, more={"facts_measured": facts})
     return failed
 
 
