@@ -189,12 +189,14 @@ def _attend_pieces(q_1HQD: Tensor, pieces: list[tuple[Tensor, Tensor]], *, mask:
         k_1GCD, v_1GCD = (torch.cat(parts, dim=2) for parts in zip(*pieces, strict=True))
         return _sdpa(q_1HQD, k_1GCD, v_1GCD, mask=mask, scale=scale)
     # For one query a copy of all that it reads would be most of the work; the scores are little.
-    q_1GRD = q_1HQD.view(1, pieces[0][0].shape[1], -1, q_1HQD.shape[-1])
-    scores = [q_1GRD @ k_1GCD.to(q_1GRD.dtype).transpose(2, 3) for k_1GCD, _ in pieces]
-    weights_1GRC = (torch.cat(scores, dim=-1) * scale).softmax(dim=-1)
-    shares = torch.split(weights_1GRC, [k_1GCD.shape[2] for k_1GCD, _ in pieces], dim=-1)
-    parts_1GRD = [share_1GRC @ v_1GCD.to(q_1GRD.dtype) for share_1GRC, (_, v_1GCD) in zip(shares, pieces, strict=True)]
-    return torch.stack(parts_1GRD).sum(dim=0).view(q_1HQD.shape)
+    q_GRD = q_1HQD.view(pieces[0][0].shape[1], -1, q_1HQD.shape[-1])
+    scores = [torch.bmm(q_GRD, k_1GCD[0].to(q_GRD.dtype).transpose(1, 2)) for k_1GCD, _ in pieces]
+    weights_GRC = (torch.cat(scores, dim=-1) * scale).softmax(dim=-1)
+    out_GRD = torch.zeros_like(q_GRD)
+    shares = torch.split(weights_GRC, [k_1GCD.shape[2] for k_1GCD, _ in pieces], dim=-1)
+    for share_GRC, (_, v_1GCD) in zip(shares, pieces, strict=True):
+        out_GRD.baddbmm_(share_GRC, v_1GCD[0].to(q_GRD.dtype))
+    return out_GRD.view(q_1HQD.shape)
 
 
 def _sdpa(q_SHQD: Tensor, k_SGCD: Tensor, v_SGCD: Tensor, *, mask: Tensor | None, scale: float) -> Tensor:
