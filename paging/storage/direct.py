@@ -23,7 +23,10 @@ from paging.storage.protocol import Read
 
 _NUM_THREADS = 16
 _QUEUE_DEPTH = 64  # with threads, reads beyond one for each wait their turn here, so that none waits for the pager
-_KERNEL_DEPTH = 1024  # what is under way while nobody has time to start more
+_KERNEL_DEPTHS = (
+    576,
+    _QUEUE_DEPTH,
+)  # as many as may be under way while nobody has time to start more, if there is room
 
 
 class DirectStorage(FileStorage):
@@ -38,11 +41,9 @@ class DirectStorage(FileStorage):
         self._alignment = max(find_alignment(handle) for handle in files.handles())
         self._bounce_bytes = round_up(files.manifest.geometry.row_bytes + self._alignment - 1, PAGE_BYTES)
         self._own = threading.local()
-        self._kernel: AsynchronousReads | None = None
-        try:
-            self._kernel = AsynchronousReads(_KERNEL_DEPTH)
-        except OSError as error:
-            description += f", by threads: the kernel has no asynchronous reads for us ({error.strerror})"
+        self._kernel, refusal = _asynchronous_reads()
+        if self._kernel is None:
+            description += f", by threads: the kernel has no asynchronous reads for us ({refusal})"
         self._queued: deque[tuple[Order, Transfer]] = deque()
         self._under_way: dict[int, Order] = {}
         self._num_started = 0
@@ -154,6 +155,17 @@ class DirectStorage(FileStorage):
         if buffer is None:
             buffer = self._own.buffer = memoryview(mmap.mmap(-1, self._bounce_bytes))
         return buffer
+
+
+def _asynchronous_reads() -> tuple[AsynchronousReads | None, str]:
+    """Return the kernel's asynchronous reads, or why there are none."""
+    refusal = ""
+    for depth in _KERNEL_DEPTHS:
+        try:
+            return AsynchronousReads(depth), ""
+        except OSError as error:  # for want of room where many processes have asked for some: fs.aio-max-nr
+            refusal = os.strerror(error.errno or errno.EINVAL)
+    return None, refusal
 
 
 def find_alignment(handle: int) -> int:
