@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from models.decode_attention import DecodeContext
 from models.kv_cache import BlockTable, KVCache
+from models.varlen_attention import PackedChunks, attend_chunks, kernel_for, pack_chunks
 
 
 class AttentionContext(Protocol):
@@ -49,8 +50,8 @@ class PackedContext:
 class PagedContext:
     """New tokens of sequences whose earlier keys and values are in a `KVCache`: generation and serving.
 
-    On a GPU all sequences that take one token each attend in one call. On the CPU each sequence reads its keys and
-    values where they lie, in one piece or several.
+    On a GPU all sequences that take one token each attend in one call, and so do the others where a kernel was found
+    right. On the CPU each sequence reads its keys and values where they lie, in one piece or several.
     """
 
     cache: KVCache
@@ -70,7 +71,9 @@ class PagedContext:
         return self._attend_apart(layer, q_NHD)
 
     def _attend_apart(self, layer: int, q_NHD: Tensor) -> Tensor:
-        """Attend to what is stored, one sequence after another."""
+        """Attend to what is stored, one sequence after another; in one call where a GPU has a kernel for that."""
+        if q_NHD.is_cuda and (kernel := kernel_for(q_NHD, self.cache)) is not None:
+            return attend_chunks(self.cache, layer, q_NHD, self._packed, kernel)
         head_dim = q_NHD.shape[-1]
         stored = self.cache.keys
         q_1HND = _padded_to(q_NHD, stored.shape[-1]).to(torch.promote_types(q_NHD.dtype, stored.dtype))
@@ -113,6 +116,11 @@ class PagedContext:
     @cached_property
     def _spans(self) -> list[list[range]]:
         return [table.spans(context) for table, context, _ in self._sequences]
+
+    @cached_property
+    def _packed(self) -> list[PackedChunks]:
+        device = self.cache.keys.device
+        return pack_chunks(self.query_lengths, self.context_lengths, self.block_tables, device=device)
 
     @cached_property
     def _masks(self) -> list[Tensor | None]:

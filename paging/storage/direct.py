@@ -23,10 +23,7 @@ from paging.storage.protocol import Read
 
 _NUM_THREADS = 16
 _QUEUE_DEPTH = 64  # with threads, reads beyond one for each wait their turn here, so that none waits for the pager
-_KERNEL_DEPTHS = (
-    576,
-    _QUEUE_DEPTH,
-)  # as many as may be under way while nobody has time to start more, if there is room
+_KERNEL_DEPTHS = (576, _QUEUE_DEPTH)  # reads under way while nobody has time to start more; where room is short, fewer
 
 
 class DirectStorage(FileStorage):
