@@ -168,8 +168,8 @@ def host_time(name: str, model: Path, facts: list[str]) -> None:
 def ask(memory: Any, keys: npt.NDArray[np.int64], layers: Sequence[int]) -> None:
     """Ask a memory for what a step asks of it."""
     memory.poll()
-    memory.resident(keys)  # when the tokens become known
-    memory.resident(keys)  # when the step is scheduled
+    memory.absent(keys)  # when the tokens become known
+    memory.absent(keys)  # when the step is scheduled
     lease = memory.lease(keys)
     memory.wait_for([lease], 60)
     rows = memory.rows([lease])

@@ -160,7 +160,7 @@ def mark_parts(measured: Measured) -> None:
     engine.runner.scores = marked(HEAD, engine.runner.scores)  # type: ignore[method-assign]
     engine.sampler.sample = marked(SAMPLING, engine.sampler.sample)  # type: ignore[method-assign]
     rows_of = memory.rows
-    memory.rows = lambda leases: MarkedRows(rows_of(leases))  # type: ignore[method-assign,assignment,return-value]
+    memory.rows = lambda *leased: MarkedRows(rows_of(*leased))  # type: ignore[method-assign,assignment,return-value]
 
 
 def marked(part: str, call: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from models.kv_cache import KVCache
 from models.rows import PlacedRows, Rows
 from models.static_batch import StaticBatch
 from models.transformer import Transformer
-from server.engine.step_rows import Chunk
+from server.engine.step import Chunk
 
 Forward: TypeAlias = Callable[[], Tensor]
 """Runs the model on tensors that stay where they are, and returns what came out."""

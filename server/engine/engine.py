@@ -4,6 +4,7 @@ Knows the loop `schedule -> hold rows -> run -> sample -> hand out`. Each part h
 
 | module                             | part                                                      |
 |------------------------------------|-----------------------------------------------------------|
+| `server/engine/intake.py`          | what is taken on                                          |
 | `server/engine/scheduler.py`       | what runs in a step                                       |
 | `server/engine/step_rows.py`       | the rows that it needs: held, waited for, or deferred     |
 | `server/engine/sequence_blocks.py` | the blocks that its keys and values go to                 |
@@ -15,7 +16,6 @@ Knows the loop `schedule -> hold rows -> run -> sample -> hand out`. Each part h
 One thread calls every method. Ids in, ids out: text is `server/engine/text/`'s.
 """
 
-import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -26,27 +26,22 @@ from torch import Tensor
 from paging import HotSetKeeper, TolboothError
 from paging.lease import Prefetch
 from server.engine.answers import Answers
-from server.engine.blocks import PrefixKey
 from server.engine.errors import RequestError, report
+from server.engine.intake import Intake
 from server.engine.memory_options import LayerShares
-from server.engine.messages import ChoiceOutput, EngineInfo, EngineStats, FinishReason, Request, RequestOutput
-from server.engine.outputs import StepOutputs, finish_reason, note_tiers, tier_of
+from server.engine.messages import EngineInfo, EngineStats, FinishReason, Request, RequestOutput
+from server.engine.outputs import RowTiers, StepOutputs, finish_reason, note_tiers
 from server.engine.pack_answers import PackAnswers
 from server.engine.packs import Packs
 from server.engine.prompt_scores import score_prompts
 from server.engine.questions import Answer, Question
 from server.engine.row_memory import PagedMemory
 from server.engine.runner import Runner
-from server.engine.sampling import (
-    SampledSequence,
-    SampledTokens,
-    Sampler,
-    check_params,
-)
+from server.engine.sampling import SampledTokens, Sampler
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import RequestState, Sequence
 from server.engine.statistics import StepTally
-from server.engine.step_rows import Step
+from server.engine.step import Step
 
 _IDLE_WAIT = 0.02
 """Seconds that a step waits for rows where nothing can run; then its caller may have something new."""
@@ -85,13 +80,18 @@ class Engine:
         self.sampler = Sampler(info.vocab_size, runner.device)
         self.runner = runner
         self._memory = scheduler.rows.memory
-        self._shares = LayerShares(0) if shares is None else shares
-        self._packs = Packs(self._memory, None) if packs is None else packs
+        packs = Packs(self._memory, None) if packs is None else packs
         self._answers = Answers(
-            memory=self._memory, vocab_size=info.vocab_size, packs=PackAnswers(self._packs, give_up=self._give_up)
+            memory=self._memory, vocab_size=info.vocab_size, packs=PackAnswers(packs, give_up=self._give_up)
         )
-        self._fingerprint = fingerprint
-        self._shares_prefixes = shares_prefixes
+        self._intake = Intake(
+            info=info,
+            fingerprint=fingerprint,
+            shares=LayerShares(0) if shares is None else shares,
+            packs=packs,
+            shares_prefixes=shares_prefixes,
+            max_waiting=scheduler.max_waiting,
+        )
         self._row_bytes = row_bytes
         self._keeper = keeper
         self._seeding = seeding
@@ -99,7 +99,6 @@ class Engine:
         self._clock = clock
         self._requests: dict[str, RequestState] = {}
         self._scaled: set[RequestState] = set()  # those that do not get all of every row
-        self._num_added = 0
         self._tally = StepTally()
 
     @property
@@ -112,37 +111,15 @@ class Engine:
 
         Raises `RequestError` for one that cannot be served, `QueueFullError` where too many wait.
         """
-        params = request.params
-        self._check(request)
-        salt = f"salt {request.cache_salt}" if request.cache_salt is not None else ""
-        if not self._shares_prefixes:
-            salt = f"request {self._num_added}"
-        pack = None if request.pack is None else self._packs.named(request.pack)
-        alpha = self._shares.of(request.memory)
-        root = PrefixKey(
-            model=self._fingerprint, overlay="" if pack is None else pack.identity, alpha=alpha or (), salt=salt
-        ).digest()
-        state = RequestState(request, arrival=self._num_added, root=root, pack=pack, alpha=alpha)
-        seed = secrets.randbits(64) if params.seed is None else params.seed
-        for choice in range(params.n):
-            sequence = Sequence(state, choice, block_size=self.info.block_size)
-            sequence.sampled = SampledSequence(
-                params,
-                seed=seed,
-                choice=choice,
-                prompt_ids=state.prompt_ids,
-                output_ids=sequence.output_ids,
-                eos_token_id=self.info.eos_token_id,
-                bad_word_ids=request.bad_word_ids,
-            )
-            state.sequences.append(sequence)
+        if request.request_id in self._requests:
+            raise RequestError(f"request_id {request.request_id:.80} is that of a request under way")
+        state = self._intake.take(request)
         self.scheduler.add(state)
         self._requests[request.request_id] = state
-        if pack is not None:
-            pack.users.add(request.request_id)
-        if alpha is not None:
+        if state.pack is not None:
+            state.pack.users.add(request.request_id)
+        if state.alpha is not None:
             self._scaled.add(state)
-        self._num_added += 1
 
     def abort(self, request_id: str, choice: int | None = None) -> None:
         """End a request or one of its choices, and free what it holds; unknown ids are ignored.
@@ -176,8 +153,8 @@ class Engine:
         tiers = note_tiers(step)
         try:
             alpha_NL = self.runner.alpha(step.chunks) if self._scaled else None
-            hidden_Nd = self.runner.run(step.chunks, self._memory.rows(step.leases), alpha_NL)
-            broken = score_prompts(self.runner, step.chunks, hidden_Nd)
+            hidden_Nd = self.runner.run(step.chunks, self._memory.rows(step.leases, step.places), alpha_NL, step.batch)
+            broken = [] if step.batch is not None else score_prompts(self.runner, step.chunks, hidden_Nd)
             ends, tokens = self._sample(step, hidden_Nd)
         except BaseException as error:
             self.scheduler.abandon(step)
@@ -192,9 +169,7 @@ class Engine:
         for sequence, why in broken:
             self._fail(sequence, why, outputs)
         if tokens is not None:
-            self._hand_out(
-                [step.chunks[index].sequence for index in ends], tokens, [tiers.last[index] for index in ends], outputs
-            )
+            self._hand_out(step, ends, tokens, tiers, outputs)
         self._end_scored(step, outputs)
         return outputs.messages()
 
@@ -223,36 +198,18 @@ class Engine:
         """Whether rows are brought that no request waits for."""
         return self._answers.is_bringing or (self._seeding is not None and self._seeding.is_bringing)
 
-    def _check(self, request: Request) -> None:
-        params, info, length = request.params, self.info, len(request.prompt_ids)
-        if request.request_id in self._requests:
-            raise RequestError(f"request_id {request.request_id:.80} is that of a request under way")
-        if not length:
-            raise RequestError("the prompt has no tokens; give at least one", param="prompt")
-        if length + (params.max_tokens != 0) > info.max_model_len:
-            raise RequestError(
-                f"the prompt has {length} tokens; the model takes {info.max_model_len} with the output", param="prompt"
-            )
-        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < info.vocab_size:
-            raise RequestError(
-                f"the prompt has token ids outside the vocabulary, 0 to {info.vocab_size - 1}", param="prompt"
-            )
-        if params.n > self.scheduler.max_waiting:
-            raise RequestError(f"n is {params.n}; at most {self.scheduler.max_waiting} may wait at once", param="n")
-        check_params(params, info.vocab_size, request.bad_word_ids)
-
     def _wait(self) -> None:
         """Wait a moment for rows, because nothing else can be done."""
         if self.scheduler.started:
-            self.scheduler.rows.wait(self.scheduler.started, _IDLE_WAIT)
+            self.scheduler.rows.wait(_IDLE_WAIT)
         elif self._is_bringing:
             self._memory.idle(_SEED_WAIT)
 
     def _sample(self, step: Step, hidden_Nd: Tensor) -> tuple[list[int], SampledTokens | None]:
         """Return which chunks end with a new token, by their number in the step, and the tokens."""
-        if step.is_repeated:
-            ends = list(range(len(step.chunks)))
-            return ends, self._draw(step, ends, self.runner.scores(hidden_Nd, ends))
+        if step.batch is not None:
+            ends = [*range(len(step.batch))]
+            return ends, self.sampler.sample(self.runner.scores(hidden_Nd, ends), step.batch.sampled)
         ends = []
         positions: list[int] = []
         start = 0
@@ -263,53 +220,46 @@ class Engine:
                 positions.append(start - 1)
         if not ends:
             return ends, None
-        return ends, self._draw(step, ends, self.runner.scores(hidden_Nd, positions))
-
-    def _draw(self, step: Step, ends: list[int], scores_MV: Tensor) -> SampledTokens:
         sampled = [step.chunks[index].sequence.sampled for index in ends]
-        return self.sampler.sample(scores_MV, [each for each in sampled if each is not None])
+        scores_MV = self.runner.scores(hidden_Nd, positions)
+        return ends, self.sampler.sample(scores_MV, [each for each in sampled if each is not None])
 
     def _hand_out(
-        self, sequences: list[Sequence], tokens: SampledTokens, tiers: list[int], outputs: StepOutputs
+        self, step: Step, ends: list[int], tokens: SampledTokens, tiers: RowTiers, outputs: StepOutputs
     ) -> None:
-        """Give sequences their new tokens; `tiers` are those of the rows before these."""
-        eos_token_id, max_model_len = self.info.eos_token_id, self.info.max_model_len
-        reasons: list[FinishReason | None] = []
+        """Give the sequences of the chunks `ends` their new tokens; `tiers` are those of the rows before these."""
+        if step.batch is not None and not tokens.errors and step.batch.take(tokens.token_ids):
+            self.scheduler.rows.ask_batch(step.batch)
+            outputs.add_tokens(step.batch.sequences, tokens, tiers.last)
+            self._tally.generation_tokens += len(ends)
+            return
+        sequences = [step.chunks[index].sequence for index in ends]
+        reasons: dict[int, FinishReason] = {}
         for row, (sequence, token_id) in enumerate(zip(sequences, tokens.token_ids, strict=True)):
             if row in tokens.errors or sequence not in sequence.state.sequences:  # its prompt's scores failed
-                reasons.append(FinishReason.ERROR)
+                reasons[row] = FinishReason.ERROR
                 continue
             sequence.append(token_id)
-            reasons.append(finish_reason(sequence, token_id, eos_token_id, max_model_len))
+            if (reason := finish_reason(sequence, token_id)) is not None:
+                reasons[row] = reason
         # From this instant it is known which rows are needed next.
-        self.scheduler.rows.ask([each for each, reason in zip(sequences, reasons, strict=True) if reason is None])
-        for row, (sequence, token_id, reason) in enumerate(zip(sequences, tokens.token_ids, reasons, strict=True)):
+        self.scheduler.rows.ask([each for row, each in enumerate(sequences) if row not in reasons])
+        for row, (sequence, index) in enumerate(zip(sequences, ends, strict=True)):
+            reason = reasons.get(row)
             if reason is FinishReason.ERROR:
                 if row in tokens.errors:
                     self._fail(sequence, str(tokens.errors[row]), outputs)
                 continue
-            request, stop_token_id = sequence.state.request, None
             if reason is not None:
                 self._end(sequence)
-                if reason is FinishReason.STOP and token_id in request.params.stop_token_ids:
-                    stop_token_id = token_id
-            logprobs = tokens.logprobs[row]
-            outputs.add(
-                sequence,
-                ChoiceOutput(
-                    choice=sequence.choice,
-                    token_ids=(token_id,),
-                    logprobs=None if logprobs is None else (logprobs,),
-                    finish_reason=reason,
-                    stop_token_id=stop_token_id,
-                    tiers=(tier_of(tiers[row]),) if request.return_tiers else None,
-                ),
+            outputs.add_token(
+                sequence, tokens.token_ids[row], reason=reason, logprobs=tokens.logprobs[row], tier=tiers.last[index]
             )
             self._tally.generation_tokens += 1
 
     def _end_scored(self, step: Step, outputs: StepOutputs) -> None:
         """End those whose prompt was to be scored and no more."""
-        if step.is_repeated:
+        if step.batch is not None:
             return  # all of them generate
         for sequence, _, _ in step.chunks:
             state = sequence.state

@@ -3,14 +3,16 @@
 Knows when an output ends and what callers are told. Knows nothing of scheduling or tensors.
 """
 
+from collections.abc import Sequence as Items
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from server.engine.messages import ChoiceOutput, FinishReason, RequestOutput, Tier
+from server.engine.messages import ChoiceOutput, FinishReason, PositionLogprobs, RequestOutput, Tier
+from server.engine.sampling import SampledTokens
 from server.engine.sequence import RequestState, Sequence
-from server.engine.step_rows import Step
+from server.engine.step import Step
 
 _TIERS = tuple(Tier)
 """By the numbers of `Lease.tiers`."""
@@ -24,17 +26,43 @@ class StepOutputs:
         self._choices: dict[RequestState, list[ChoiceOutput]] = {}
         self._errors: dict[RequestState, str] = {}
 
-    def add(self, sequence: Sequence, output: ChoiceOutput) -> None:
-        """Tell of a sequence's new token, or of its end."""
-        choices = self._choices.get(sequence.state)
-        if choices is None:
-            self._choices[sequence.state] = [output]
-        else:
-            choices.append(output)
+    def add_token(
+        self,
+        sequence: Sequence,
+        token_id: int,
+        *,
+        reason: FinishReason | None,
+        logprobs: PositionLogprobs | None,
+        tier: int,
+    ) -> None:
+        """Tell of a sequence's new token, why it is the last (None: it is not), and where the row before it came from.
+
+        tier: by the numbers of `Lease.tiers`.
+        """
+        request = sequence.state.request
+        is_stop = reason is FinishReason.STOP and token_id in request.params.stop_token_ids
+        output = ChoiceOutput(
+            choice=sequence.choice,
+            token_ids=(token_id,),
+            logprobs=None if logprobs is None else (logprobs,),
+            finish_reason=reason,
+            stop_token_id=token_id if is_stop else None,
+            tiers=(_TIERS[tier],) if request.return_tiers else None,
+        )
+        self._add(sequence.state, output)
+
+    def add_tokens(self, sequences: Items[Sequence], tokens: SampledTokens, tiers: Items[int]) -> None:
+        """Tell of a new token of each of these sequences, all of which go on; `tiers` as for one token."""
+        for sequence, token_id, logprobs, tier in zip(sequences, tokens.token_ids, tokens.logprobs, tiers, strict=True):
+            state = sequence.state
+            if logprobs is None and not state.request.return_tiers:
+                self._add(state, ChoiceOutput(choice=sequence.choice, token_ids=(token_id,)))
+            else:
+                self.add_token(sequence, token_id, reason=None, logprobs=logprobs, tier=tier)
 
     def end(self, sequence: Sequence, reason: FinishReason, *, error: str | None = None) -> None:
         """Tell of the end of a sequence that gets no further token."""
-        self.add(sequence, ChoiceOutput(choice=sequence.choice, finish_reason=reason))
+        self._add(sequence.state, ChoiceOutput(choice=sequence.choice, finish_reason=reason))
         if error is not None:
             self._errors[sequence.state] = error
 
@@ -42,8 +70,19 @@ class StepOutputs:
         """Return what to tell; to be called when sequences that ended have left their requests."""
         return [self._message(state, choices) for state, choices in self._choices.items()]
 
+    def _add(self, state: RequestState, output: ChoiceOutput) -> None:
+        choices = self._choices.get(state)
+        if choices is None:
+            self._choices[state] = [output]
+        else:
+            choices.append(output)
+
     def _message(self, state: RequestState, choices: list[ChoiceOutput]) -> RequestOutput:
-        is_finished = not state.sequences
+        memory = state.memory_use(self._row_bytes)
+        if state.is_begun and state.sequences:
+            return RequestOutput(
+                request_id=state.request.request_id, choices=choices, error=self._errors.get(state), memory=memory
+            )
         # A choice may fail before the prompt is through; what is said of the prompt comes with one that gets so far.
         is_first = state.is_prompt_computed and not state.is_begun
         state.is_begun |= is_first
@@ -54,22 +93,17 @@ class StepOutputs:
             prompt_logprobs=state.prompt_logprobs if is_first and asked else None,
             num_cached_tokens=(state.num_cached_tokens or 0) if is_first else None,
             timing=state.timing if is_first else None,
-            is_finished=is_finished,
+            is_finished=not state.sequences,
             error=self._errors.get(state),
-            memory=state.memory_use(self._row_bytes),
+            memory=memory,
         )
 
 
-def finish_reason(
-    sequence: Sequence, token_id: int, eos_token_id: int | None, max_model_len: int
-) -> FinishReason | None:
+def finish_reason(sequence: Sequence, token_id: int) -> FinishReason | None:
     """Return why the output ends with its newest token, None where it goes on."""
-    params = sequence.state.request.params
-    if (token_id == eos_token_id and not params.ignore_eos) or token_id in params.stop_token_ids:
+    if token_id in sequence.state.ends:
         return FinishReason.STOP
-    if len(sequence.output_ids) == params.max_tokens or len(sequence.ids) >= max_model_len:
-        return FinishReason.LENGTH
-    return None
+    return FinishReason.LENGTH if len(sequence.ids) >= sequence.state.most_tokens else None
 
 
 class RowTiers(NamedTuple):
@@ -90,6 +124,8 @@ def note_tiers(step: Step) -> RowTiers:
             num_rows += length
         return RowTiers([0] * len(step.chunks), [num_rows, 0, 0])
     tiers_N = np.concatenate([_tiers(lease.tiers, len(lease)) for lease in step.leases])
+    if step.places is not None:
+        tiers_N = tiers_N[step.places]
     # Most chunks are single tokens: a list is looked through faster than numpy is called.
     tiers: list[int] = tiers_N.tolist()
     last, start = [], 0
@@ -102,11 +138,6 @@ def note_tiers(step: Step) -> RowTiers:
         start += chunk.length
         last.append(of_chunk[-1])
     return RowTiers(last, [tiers.count(tier) for tier in range(len(_TIERS))])
-
-
-def tier_of(number: int) -> Tier:
-    """Return the tier that `Lease.tiers` has a number for."""
-    return _TIERS[number]
 
 
 def _tiers(tiers: npt.NDArray[np.uint8] | None, count: int) -> npt.NDArray[np.uint8]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from server.engine.runner import Runner
 from server.engine.sampling import ScoresError, prompt_logprobs
 from server.engine.sequence import Sequence
-from server.engine.step_rows import Chunk
+from server.engine.step import Chunk
 
 _SCORED_AT_ONCE = 64
 """Prompt positions whose scores are held at a time."""

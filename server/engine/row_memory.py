@@ -9,6 +9,7 @@ Knows row keys and leases; knows nothing of sequences.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -22,13 +23,16 @@ from models.table_rows import placed_in
 from paging import Table
 from paging.keys import KeyRange
 from paging.lease import Lease, LeaseState, Outlook, Prefetch
+from paging.leased_rows import LeasedRows
 from paging.pager import Pager
 from paging.stats import PagerStats
 from paging.storage import open_storage
 from paging.storage.protocol import Storage
 
 Keys = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.intp]
+
+_NOWHERE: Places = np.zeros(0, dtype=np.intp)
 
 
 class RowMemory(Protocol):
@@ -39,8 +43,8 @@ class RowMemory(Protocol):
         """Different rows that can be leased at once; None: any number."""
         ...
 
-    def resident(self, keys: Keys) -> Mask:
-        """Return which rows are at hand now."""
+    def absent(self, keys: Keys) -> Places:
+        """Return where in `keys` those are whose rows are not at hand now."""
         ...
 
     def lease(self, keys: Keys) -> Lease:
@@ -79,8 +83,11 @@ class RowMemory(Protocol):
         """Keep bringing rows ahead, for `timeout` seconds at most."""
         ...
 
-    def rows(self, leases: Sequence[Lease]) -> Rows | None:
-        """Return the rows of ready leases, one after another; None where the model has no memory."""
+    def rows(self, leases: Sequence[Lease], places: Places | None = None) -> Rows | None:
+        """Return the rows of ready leases, one after another; None where the model has no memory.
+
+        places: which of them, counted so, and in what order; None: all as they come.
+        """
         ...
 
     def attach(self, table: Table) -> KeyRange:
@@ -103,7 +110,6 @@ class PagedMemory:
         self._attached: dict[KeyRange, Storage] = {}
         self.pager = pager
         self.dtype = dtype
-        self.resident = pager.resident
         self.lease = pager.lease
         self.lease_each = pager.lease_each
         self.release = pager.release
@@ -119,9 +125,15 @@ class PagedMemory:
         """Different rows that can be leased at once."""
         return self.pager.leasable_slots
 
-    def rows(self, leases: Sequence[Lease]) -> Rows:
-        """Return the rows of ready leases, one after another."""
-        return _DecodedRows(self.pager, leases, self.dtype)
+    def absent(self, keys: Keys) -> Places:
+        """Return where in `keys` those are whose rows are not on the device now."""
+        there = self.pager.resident(keys)
+        return _NOWHERE if there.all() else np.flatnonzero(~there)
+
+    def rows(self, leases: Sequence[Lease], places: Places | None = None) -> Rows:
+        """Return the rows of ready leases, one after another or those in `places`."""
+        leased = self.pager.rows(leases)
+        return _DecodedRows(leased, self.dtype) if places is None else _PickedLeasedRows(leased, places, self.dtype)
 
     def stats(self) -> PagerStats:
         """Return the pager's counters and sizes."""
@@ -146,8 +158,8 @@ class PagedMemory:
 
 
 class _DecodedRows(Rows):
-    def __init__(self, pager: Pager, leases: Sequence[Lease], dtype: torch.dtype) -> None:
-        self._rows = pager.rows(leases)
+    def __init__(self, rows: LeasedRows, dtype: torch.dtype) -> None:
+        self._rows = rows
         self._dtype = dtype
 
     def gather(self, layer: int) -> Tensor:
@@ -159,6 +171,29 @@ class _DecodedRows(Rows):
     @property
     def placed(self) -> PlacedRows:
         return placed_in(self._rows.layers, self._rows.slots, self._dtype)
+
+
+class _PickedLeasedRows(Rows):
+    """Some of the rows of leases, in any order."""
+
+    def __init__(self, rows: LeasedRows, places_N: Places, dtype: torch.dtype) -> None:
+        self._rows, self._places_N, self._dtype = rows, places_N, dtype
+
+    def gather(self, layer: int) -> Tensor:
+        return self._batch.gather(layer)
+
+    def add_to(self, hidden_Nd: Tensor, layer: int, alpha_N: Tensor | None = None) -> Tensor:
+        return self._batch.add_to(hidden_Nd, layer, alpha_N)
+
+    @property
+    def placed(self) -> PlacedRows:
+        return placed_in(self._rows.layers, lambda: self._rows.slots()[self._places_N], self._dtype)
+
+    @cached_property
+    def _batch(self) -> Rows:
+        """Made when values are asked for: whoever reads slots himself needs no index on the device."""
+        placed = self.placed
+        return placed.rows_in(torch.from_numpy(placed.slots()).to(self._rows.layers.device, non_blocking=True))
 
 
 class WholeMemory:
@@ -179,13 +214,13 @@ class WholeMemory:
         self._num_keys, self._dtype, self._device = num_keys, dtype, device
         self._overlaid: OverlaidRows | None = None
 
-    def resident(self, keys: Keys) -> Mask:
-        """Return that every row is at hand."""
-        return np.ones(len(keys), dtype=np.bool_)
+    def absent(self, keys: Keys) -> Places:  # noqa: ARG002 every row is at hand
+        """Return that none is absent."""
+        return _NOWHERE
 
     def lease(self, keys: Keys) -> Lease:
         """Return a lease that is ready."""
-        return Lease(keys, keys.astype(np.intp))
+        return Lease(keys, keys)
 
     def lease_each(self, keys: Keys) -> list[Lease]:
         """Return leases that are ready."""
@@ -215,11 +250,12 @@ class WholeMemory:
     def idle(self, timeout: float) -> None:
         """Nothing is brought ahead."""
 
-    def rows(self, leases: Sequence[Lease]) -> Rows | None:
+    def rows(self, leases: Sequence[Lease], places: Places | None = None) -> Rows | None:
         """Fetch the rows of a step."""
         if self.source is None:
             return None
-        return self.source.fetch(torch.from_numpy(np.concatenate([lease.keys for lease in leases])))
+        keys = leases[0].keys if len(leases) == 1 else np.concatenate([lease.keys for lease in leases])
+        return self.source.fetch(torch.from_numpy(keys if places is None else keys[places]))
 
     def attach(self, table: Table) -> KeyRange:
         """Read a further table into memory, whole; raises `RowReadError`."""

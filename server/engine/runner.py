@@ -5,8 +5,11 @@ Knows tensors and layout; decides nothing.
 Shape legend: N tokens of the step, C chunks, M positions to score, L layers, d hidden size, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,7 +18,7 @@ from models.kv_cache import KVCache
 from models.rows import Rows
 from models.transformer import Transformer
 from server.engine.decode_graphs import DecodeGraphs
-from server.engine.step_rows import Chunk
+from server.engine.step import Chunk, DecodeBatch
 
 
 class Runner:
@@ -37,37 +40,36 @@ class Runner:
         lengths_C = torch.tensor([chunk.length for chunk in chunks])
         return alpha_CL.repeat_interleave(lengths_C, dim=0).to(self.device)
 
-    def run(self, chunks: Sequence[Chunk], rows: Rows | None, alpha_NL: Tensor | None = None) -> Tensor:
+    def run(
+        self,
+        chunks: Sequence[Chunk],
+        rows: Rows | None,
+        alpha_NL: Tensor | None = None,
+        batch: DecodeBatch | None = None,
+    ) -> Tensor:
         """Run the chunks' tokens, one chunk after another, and return the hidden state of each, [N, d].
 
-        What is returned is to be used before the next run.
+        batch: the chunks once more, if they are one. What is returned is to be used before the next run.
         """
         if self.graphs is not None and alpha_NL is None:
             hidden_Nd = self.graphs.run(chunks, rows)
             if hidden_Nd is not None:
                 return hidden_Nd
-        ids: list[int] = []
-        positions: list[int] = []
-        query_lengths: list[int] = []
-        context_lengths: list[int] = []
-        for sequence, length, _ in chunks:
-            start = sequence.num_computed
-            if length == 1:
-                ids.append(sequence.ids[start])
-                positions.append(start)
-            else:
-                ids += sequence.ids[start : start + length]
-                positions += range(start, start + length)
-            query_lengths.append(length)
-            context_lengths.append(start + length)
+        if batch is not None:
+            lengths, starts = [1] * len(batch), batch.positions_N.tolist()
+            ids, positions = batch.ids_N, batch.positions_N
+        else:
+            lengths, starts = [chunk.length for chunk in chunks], [chunk.sequence.num_computed for chunk in chunks]
+            spans = [range(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+            ids = _joined(chunk.sequence.ids[span.start : span.stop] for chunk, span in zip(chunks, spans, strict=True))
+            positions = _joined(spans)
         context = PagedContext(
             cache=self.cache,
-            query_lengths=query_lengths,
-            context_lengths=context_lengths,
-            block_tables=[sequence.table for sequence, _, _ in chunks],
+            query_lengths=lengths,
+            context_lengths=[start + length for start, length in zip(starts, lengths, strict=True)],
+            block_tables=[chunk.sequence.table for chunk in chunks],
         )
-        both_2N = torch.tensor((ids, positions), dtype=torch.int64, device=self.device)
-        ids_N, positions_N = both_2N[0], both_2N[1]
+        ids_N, positions_N = (torch.from_numpy(each).to(self.device) for each in (ids, positions))
         out_Nd: Tensor = self.model(ids_N, positions_N, context, rows, alpha_NL)
         return out_Nd
 
@@ -76,3 +78,7 @@ class Runner:
         if len(positions) < len(hidden_Nd):
             hidden_Nd = hidden_Nd[torch.tensor(positions, device=self.device)]
         return self.model.logits(hidden_Nd)
+
+
+def _joined(parts: Iterable[Iterable[int]]) -> npt.NDArray[np.int64]:
+    return np.fromiter(chain.from_iterable(parts), dtype=np.int64)

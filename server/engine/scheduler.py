@@ -11,7 +11,6 @@ begins again when there is room (preemption by recomputing).
 import time
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from heapq import merge
 
 import numpy as np
@@ -20,17 +19,9 @@ from server.engine.counters import Counters
 from server.engine.errors import QueueFullError
 from server.engine.sequence import RequestState, Sequence, order_of
 from server.engine.sequence_blocks import SequenceBlocks
+from server.engine.step import Chunk, DecodeBatch, Step
 from server.engine.step_room import StepRoom
-from server.engine.step_rows import Chunk, Step, StepRows
-
-
-@dataclass(slots=True)
-class _Repeatable:
-    """A step that took the next token of every sequence that has started, and may be taken as it is again."""
-
-    chunks: list[Chunk]
-    times: int
-    """How often its sequences have blocks for a further token each."""
+from server.engine.step_rows import StepRows
 
 
 class Scheduler:
@@ -61,7 +52,9 @@ class Scheduler:
         """Sequences that may wait."""
         self._clock = clock
         self._given_up: list[tuple[Sequence, Exception]] = []
-        self._repeatable: _Repeatable | None = None  # None from the moment that anything else changes
+        self._batch: DecodeBatch | None = None
+        """All that has started, where nobody else can come: then steps are alike. None from the moment that anything
+        changes."""
 
     @property
     def has_work(self) -> bool:
@@ -74,7 +67,7 @@ class Scheduler:
             raise QueueFullError(
                 f"{len(self.waiting)} sequences wait already, and at most {self.max_waiting} may; try again later"
             )
-        self._repeatable = None
+        self._batch = None
         state.arrived_at = self._clock()
         num_cached = len(self.blocks.cached(state.sequences[0])) * self.blocks.block_size
         state.prefetch = self.rows.memory.prefetch(np.array(state.sequences[0].keys[num_cached:], dtype=np.int64))
@@ -83,7 +76,7 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, and free all that it holds."""
-        self._repeatable = None
+        self._batch = None
         self._let_go(sequence)
         (self.started if sequence.is_started else self.waiting).remove(sequence)
         sequence.state.sequences.remove(sequence)
@@ -93,53 +86,65 @@ class Scheduler:
     def schedule(self) -> Step | None:
         """Return what runs next, its rows held and its blocks found; None where nothing can run now."""
         self.rows.memory.poll()
-        if (step := self._repeated()) is not None:
-            return step
-        decoding = [each for each in self.started if len(each.ids) - each.num_computed == 1]
-        if without_lease := [sequence for sequence in decoding if sequence.lease is None]:
-            self.rows.ask(without_lease)
-        self.rows.note_lanes(self.started, are_filled=len(self.started) + len(self.waiting) > self._max_num_seqs)
-        step = self.rows.hold(self._choose(num_decoding=len(decoding)))
+        if self._batch is not None:
+            self.rows.ask_batch(self._batch)
+        elif asking := [each for each in self.started if each.lease is None and each.num_pending == 1]:
+            self.rows.ask(asking)
+        are_filled = len(self.started) + len(self.waiting) > self._max_num_seqs
+        self.rows.note_lanes(len(self.started), are_filled=are_filled)
+        chunks = None if self._batch is None else self._all_of(self._batch)
+        if chunks is None:
+            chunks = self._choose()
+            self._batch = self._lasting_batch() if 0 < len(chunks) == len(self.started) else None
+        step = self.rows.hold(chunks, self._batch)
         if not step.chunks:
             return None
-        self.num_deferred = self.rows.note_deferred(step, self.started)
-        self._note_repeatable(step)
+        self.num_deferred = self.rows.note_deferred(step)
         return step
 
-    def _repeated(self) -> Step | None:
-        """Return the last step again, where nothing has changed that could lead to another.
+    def _all_of(self, batch: DecodeBatch) -> list[Chunk] | None:
+        """Return a chunk for every sequence of the last step, with rows and blocks; None where somebody lacks either.
 
-        So are most steps of a busy engine. Every sequence has got its one token since, or it would have left.
+        So are most steps of a busy engine, and `_choose` would return the same.
         """
-        last = self._repeatable
-        if last is None or not last.times:
+        chunks, rows, room = batch.chunks, self.rows, self.rows.num_free
+        if room is not None and room < len(batch) - len(rows.holders):
             return None
-        rows = self.rows.memory.leasable_rows
-        if rows is not None and len(last.chunks) > rows:
+        if rows.holders:
+            found = [chunk if chunk.sequence.lease is None else rows.chunk(chunk.sequence, 1, room) for chunk in chunks]
+            chunks = [chunk for chunk in found if chunk is not None]
+            if len(chunks) < len(found):
+                return None
+        growing = [each for each in batch.at_block_end if self.blocks.num_needed(each, 1)]
+        if len(growing) > self.blocks.pool.num_free:
             return None
-        step = self.rows.hold_next(last.chunks)
-        last.times -= step is not None
-        return step
+        for sequence in growing:
+            self.blocks.grow(sequence, 1)
+        return chunks
 
-    def _note_repeatable(self, step: Step) -> None:
-        """Note whether the next step can be this one again; whoever has started is in it, and nobody else can be."""
-        self._repeatable = None
-        chunks, started = step.chunks, self.started
-        if len(chunks) != len(started) or any(length > 1 or lease is not None for _, length, lease in chunks):
-            return
+    def _lasting_batch(self) -> DecodeBatch | None:
+        """Return all that has started and is about to run, if nothing else can run until something changes."""
+        started = self.started
         if self.waiting and (len(started) < self._max_num_seqs or self.waiting[0].order < started[-1].order):
-            return
-        if any(sequence.num_pending != 1 or not sequence.state.generates for sequence, _, _ in chunks):
-            return
-        block_size = self.blocks.block_size
-        times = min(len(each.table.blocks) * block_size - each.num_computed for each in started) - 1
-        self._repeatable = _Repeatable(chunks, times)
+            return None
+        if len(started) > min(self._max_num_seqs, self._max_num_batched_tokens):
+            return None
+        for each in started:
+            if each.num_pending != 1 or not each.state.is_prompt_computed or not each.state.generates:
+                return None
+        return DecodeBatch(started, block_size=self.blocks.block_size)
 
     def finish(self, step: Step, seconds: float) -> None:
         """Take back a step that ran in so many seconds."""
         self.rows.finish(step, seconds)
         self.counters.note_step(len(step.chunks))
         self.counters.deferred_steps += self.num_deferred
+        if step.batch is not None:
+            step.batch.note_computed()
+            for sequence in step.batch.at_block_end:
+                self.blocks.publish(sequence)
+            return
+        self._batch = None  # some of it may have run
         block_size = self.blocks.block_size
         for sequence, length, _ in step.chunks:
             sequence.num_computed += length
@@ -153,13 +158,13 @@ class Scheduler:
 
     def abandon(self, step: Step) -> None:
         """Take back a step that did not run."""
-        self._repeatable = None
+        self._batch = None
         self.rows.finish(step, None)
 
     def failures(self) -> list[tuple[Sequence, Exception]]:
         """Return the sequences that were given up or whose rows cannot be had, and why; they are to be removed."""
         given_up, self._given_up = self._given_up, []
-        return given_up + self.rows.failures(self.started)
+        return given_up + self.rows.failures() if self.rows.holders else given_up
 
     def give_up(self, sequences: Iterable[Sequence], error: Exception) -> None:
         """Count sequences, whether they wait or have started, among the next `failures`."""
@@ -175,17 +180,14 @@ class Scheduler:
         held = {block for sequence in self.started for block in sequence.table.blocks}
         assert len(held) == self.blocks.pool.num_held, "blocks are held that no sequence has"
 
-    def _choose(self, num_decoding: int) -> list[Chunk]:
-        """Return the chunks whose rows are at hand, or late and worth waiting for; with blocks for their tokens.
-
-        num_decoding: sequences that have started and have one token pending.
-        """
+    def _choose(self) -> list[Chunk]:
+        """Return the chunks whose rows are at hand, or late and worth waiting for; with blocks for their tokens."""
         chunks: list[Chunk] = []
         room = StepRoom(
             lanes=self._max_num_seqs,
             tokens=self._max_num_batched_tokens,
-            rows=self.rows.num_free(self.started),
-            num_decoding=num_decoding,
+            rows=self.rows.num_free,
+            num_decoding=sum(each.num_pending == 1 for each in self.started),
         )
         may_start, block_size = True, self.blocks.block_size
         for sequence in self._candidates():
@@ -272,7 +274,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         """Take a sequence's blocks and rows; it begins again when there is room."""
-        self._repeatable = None
+        self._batch = None
         self._let_go(sequence)
         self.started.remove(sequence)
         insort(self.waiting, sequence, key=order_of)

@@ -3,6 +3,7 @@
 Knows what has been computed and what comes next. Knows nothing of other requests, of steps or of tensors.
 """
 
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +29,10 @@ class RequestState:
         root: bytes,
         pack: "LoadedPack | None" = None,
         alpha: tuple[float, ...] | None = None,
+        eos_token_id: int | None = None,
+        max_model_len: int = sys.maxsize,
     ) -> None:
+        params = request.params
         self.request = request
         self.arrival = arrival
         self.root = root
@@ -38,8 +42,16 @@ class RequestState:
         self.alpha = alpha
         """How much of each layer's row its tokens get; None: all of every row."""
         self.prompt_ids = list(request.prompt_ids)
-        self.generates = request.params.max_tokens != 0
+        self.generates = params.max_tokens != 0
         """Whether tokens are to come; else the prompt is only scored."""
+        self.ends = frozenset(params.stop_token_ids)
+        """Tokens that end an output."""
+        if eos_token_id is not None and not params.ignore_eos:
+            self.ends |= {eos_token_id}
+        self.most_tokens = max_model_len
+        """Most tokens of a sequence, prompt and output."""
+        if params.max_tokens is not None:
+            self.most_tokens = min(max_model_len, len(self.prompt_ids) + params.max_tokens)
         self.sequences: list[Sequence] = []
         """Those that have not ended."""
         self.prefetch: Prefetch | None = None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from server.engine.step_rows import Chunk
+from server.engine.step import Chunk
 
 
 @dataclass(slots=True)

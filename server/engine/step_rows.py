@@ -7,18 +7,17 @@ with them: nothing else can take them meanwhile. All others share one lease for 
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from paging import LeaseTimeoutError
-from paging.lease import Lease, LeaseState
+from paging.lease import Lease
 from server.engine.row_memory import RowMemory
 from server.engine.sequence import Sequence
+from server.engine.step import Chunk, DecodeBatch, Step, next_keys, places_of
 
 _FIRST_STEP_SECONDS = 0.01
 _STEP_WEIGHT = 0.2
@@ -29,31 +28,6 @@ _MOST_EMPTY_SHARE = 0.25
 """Of a step's time that late rows are waited for at most where nobody could take their sequences' lanes."""
 _LEASE_SHARE = 4
 """A lease that is kept while its sequence sits out takes one in so many of the leasable rows at most."""
-
-
-class Chunk(NamedTuple):
-    """The tokens of one sequence that run in a step."""
-
-    sequence: Sequence
-    length: int
-    lease: Lease | None = None
-    """Its own lease; None where its rows are to be among those of the step's common lease."""
-
-    @property
-    def is_late(self) -> bool:
-        """Whether its rows are still on their way."""
-        return self.lease is not None and not self.lease.is_ready
-
-
-@dataclass(frozen=True)
-class Step:
-    """What runs together, in batch order."""
-
-    chunks: list[Chunk]
-    leases: list[Lease]
-    """On the rows of all chunks, in batch order."""
-    is_repeated: bool = False
-    """Whether it is the step before once more, each sequence one token on."""
 
 
 class StepRows:
@@ -79,6 +53,8 @@ class StepRows:
         """Running estimate of a step's time."""
         self.stall_seconds = 0.0
         """Time during which nothing could run."""
+        self.holders: dict[Sequence, None] = {}
+        """The sequences with a lease of their own, those first that have had it for longest."""
         self._defer_after = defer_after
         self._empty_share = 0.0
         self._most_tokens = most_tokens
@@ -91,32 +67,40 @@ class StepRows:
         share = max(self._defer_after, self._empty_share) if self._defer_after else 0.0
         return min(share * self.step_seconds, _MOST_PATIENCE)
 
-    def note_lanes(self, started: Items[Sequence], *, are_filled: bool) -> None:
+    def note_lanes(self, num_started: int, *, are_filled: bool) -> None:
         """Note whether the lanes of sequences that sit out are filled by others, on which it depends how long to wait.
 
         An empty lane is a token lost: without k of n sequences a step of time s yields as many tokens a second as all n
         after a wait of s k / (n - k).
         """
-        num_late = sum(sequence.lease is not None and not sequence.lease.is_ready for sequence in started)
         self._empty_share = 0.0
-        if num_late < len(started) and not are_filled:
-            self._empty_share = min(num_late / (len(started) - num_late), _MOST_EMPTY_SHARE)
+        if self.holders and not are_filled:
+            num_late = len(self._late)
+            if num_late < num_started:
+                self._empty_share = min(num_late / (num_started - num_late), _MOST_EMPTY_SHARE)
 
     def ask(self, sequences: Items[Sequence]) -> None:
-        """Start reading the row that each sequence needs next, where it is not at hand and not asked for."""
-        keys = np.array([sequence.keys[sequence.num_computed] for sequence in sequences], dtype=np.int64)
-        resident = self.memory.resident(keys)
-        if not resident.all():
-            missing = np.flatnonzero(~resident)
-            for index, lease in zip(missing.tolist(), self.memory.lease_each(keys[missing]), strict=True):
-                sequences[index].lease = lease
+        """Start reading the row that each sequence needs next, where it is not at hand; none has a lease of its own."""
+        self._ask(sequences, next_keys(sequences))
 
-    def num_free(self, started: Iterable[Sequence]) -> int | None:
-        """Return how many rows a common lease can have beside the sequences' own; None: any number."""
+    def ask_batch(self, batch: DecodeBatch) -> None:
+        """Do the same for all of a batch; those that have a lease of their own have asked."""
+        if self.holders:
+            self.ask([sequence for sequence in batch.sequences if sequence.lease is None])
+        else:
+            self._ask(batch.sequences, batch.keys_N)
+
+    def _ask(self, sequences: Items[Sequence], keys: npt.NDArray[np.int64]) -> None:
+        absent = self.memory.absent(keys)
+        if len(absent):
+            for index, lease in zip(absent.tolist(), self.memory.lease_each(keys[absent]), strict=True):
+                self._keep(sequences[index], lease)
+
+    @property
+    def num_free(self) -> int | None:
+        """How many rows a common lease can have beside the sequences' own; None: any number."""
         rows = self.memory.leasable_rows
-        if rows is None:
-            return None
-        return rows - sum(len(sequence.lease) for sequence in started if sequence.lease is not None)
+        return None if rows is None else rows - sum(len(lease) for lease in self._own)
 
     def chunk(self, sequence: Sequence, limit: int, rows: int | None) -> Chunk | None:
         """Return a sequence's next tokens, at most `limit` with at most `rows` rows beside its own lease.
@@ -126,7 +110,7 @@ class StepRows:
         if sequence.lease is None:
             if rows is not None and rows < 1:
                 # In the queue behind those that have all the room.
-                sequence.lease = self.memory.lease(sequence.pending(1))
+                self._keep(sequence, self.memory.lease(sequence.pending(1)))
             elif (common := self._common_chunk(sequence, limit, rows)) is not None:
                 return common
         lease = sequence.lease
@@ -137,68 +121,56 @@ class StepRows:
             return None
         return Chunk(sequence, len(lease), lease)
 
-    def hold(self, chunks: Items[Chunk]) -> Step:
-        """Return a step of those chunks whose rows are there in time."""
-        common = [chunk for chunk in chunks if chunk.lease is None]
-        own = [chunk for chunk in chunks if chunk.lease is not None]
+    def hold(self, chunks: list[Chunk], batch: DecodeBatch | None = None) -> Step:
+        """Return a step of those chunks whose rows are there in time, in the order given; all of them are `batch`."""
+        common = chunks if not self.holders else [chunk for chunk in chunks if chunk.lease is None]
         leases: list[Lease] = []
         if common:
-            lease = self.memory.lease(_keys(common))
+            is_whole = len(common) == len(chunks)
+            lease = self.memory.lease(batch.keys_N if is_whole and batch is not None else _keys(common))
             if lease.is_ready:
+                if is_whole:
+                    return Step(chunks, [lease], batch=batch)
                 leases.append(lease)
             else:
                 # Others wait for room. Nobody overtakes them, so everyone queues up behind them by itself.
                 self.memory.release(lease)
-                for chunk in common:
-                    sequence = chunk.sequence
-                    sequence.lease = self.memory.lease(sequence.pending(min(chunk.length, self._most_kept)))
-                    own.append(Chunk(sequence, len(sequence.lease), sequence.lease))
-                common = []
-        if late := [chunk.lease for chunk in own if chunk.lease is not None and chunk.is_late]:
+                chunks = [self._queued(chunk) if chunk.lease is None else chunk for chunk in chunks]
+        there = chunks
+        if late := [chunk.lease for chunk in chunks if chunk.lease is not None and chunk.is_late]:
             self.memory.wait_for(late, self.patience)
-        own = [chunk for chunk in own if not chunk.is_late]
-        return Step(common + own, leases + [chunk.lease for chunk in own if chunk.lease is not None])
+            there = [chunk for chunk in chunks if not chunk.is_late]
+        leases += [chunk.lease for chunk in there if chunk.lease is not None]
+        places = places_of(there) if common and len(leases) > 1 else None
+        return Step(there, leases, places, batch if len(there) == len(chunks) else None)
 
-    def hold_next(self, chunks: list[Chunk]) -> Step | None:
-        """Return a step of one token each; None where a row is not at hand, or was not when it was first asked for."""
-        if any(sequence.lease is not None for sequence, _, _ in chunks):
-            return None
-        keys = np.array([sequence.keys[sequence.num_computed] for sequence, _, _ in chunks], dtype=np.int64)
-        if not self.memory.resident(keys).all():
-            return None
-        lease = self.memory.lease(keys)
-        if lease.is_ready:
-            return Step(chunks, [lease], is_repeated=True)
-        self.memory.release(lease)
-        return None
-
-    def wait(self, sequences: Iterable[Sequence], timeout: float) -> None:
-        """Wait until a row has arrived for one of the sequences, because nothing else can be done."""
+    def wait(self, timeout: float) -> None:
+        """Wait until a row has arrived that a sequence lacks, because nothing else can be done."""
         started = self._clock()
-        leases = [lease for lease in self._late(sequences) if lease.state is LeaseState.WAITING]
+        self._note_late()
+        leases = [lease for lease in self._own if lease.is_waiting]
         if leases:
             self.memory.wait_any(leases, timeout)
             self.stall_seconds += self._clock() - started
 
-    def note_deferred(self, step: Step, started: Iterable[Sequence]) -> int:
+    def note_deferred(self, step: Step) -> int:
         """Note who sits out a step for a row, and who no longer does; return how many do."""
+        if not self.holders:
+            return 0
         now = self._clock()
-        for chunk in step.chunks:
-            sequence = chunk.sequence
+        for sequence, _, _ in step.chunks:
             if sequence.late_since is not None:
                 sequence.state.stall_seconds += now - sequence.late_since
                 sequence.late_since = None
-        return len(self._late(started))
+        return self._note_late()
 
-    def failures(self, started: Iterable[Sequence]) -> list[tuple[Sequence, Exception]]:
+    def failures(self) -> list[tuple[Sequence, Exception]]:
         """Return the sequences whose rows cannot be had, and why."""
         found: list[tuple[Sequence, Exception]] = []
-        for sequence in started:
-            lease = sequence.lease
-            if lease is None or lease.is_ready:
-                continue
-            if lease.error is not None:
-                found.append((sequence, lease.error))
+        for sequence in self._late:
+            assert sequence.lease is not None, "who is late has a lease"
+            if sequence.lease.error is not None:
+                found.append((sequence, sequence.lease.error))
             elif sequence.late_since is not None and self._clock() - sequence.late_since > self._row_timeout:
                 seconds = f"{self._row_timeout:g} s"
                 error = LeaseTimeoutError(f"a row did not arrive within {seconds}; the storage answers too slowly")
@@ -211,15 +183,16 @@ class StepRows:
             self.step_seconds += (seconds - self.step_seconds) * _STEP_WEIGHT
         for held in step.leases:
             self.memory.release(held)
-        for sequence, _, lease in step.chunks:
-            if lease is not None:
-                sequence.lease = None
+        if self.holders:
+            for sequence, _, lease in step.chunks:
+                if lease is not None:
+                    self._forget(sequence)
 
     def drop(self, sequence: Sequence) -> None:
         """Give up the rows that a sequence waits for."""
         if sequence.lease is not None:
             self.memory.release(sequence.lease)
-            sequence.lease = None
+            self._forget(sequence)
         sequence.late_since = None
 
     @property
@@ -235,10 +208,10 @@ class StepRows:
         keys = sequence.pending(limit)
         if rows is not None:
             keys = keys[: _longest(keys, rows)]
-        resident = self.memory.resident(keys)
-        if resident.all():
+        absent = self.memory.absent(keys)
+        if not len(absent):
             return Chunk(sequence, len(keys))
-        num_there = int(resident.argmin())
+        num_there = int(absent[0])
         if self._lease_late(sequence, keys[: self._most_kept], num_there):
             return None
         return Chunk(sequence, num_there)
@@ -254,28 +227,49 @@ class StepRows:
         if num_there and not lease.is_ready and not self._is_soon(lease):
             self.memory.release(lease)
             return False
-        sequence.lease = lease
+        self._keep(sequence, lease)
         return True
 
     def _is_soon(self, lease: Lease) -> bool:
         return self.memory.outlook(lease).seconds <= self.patience
 
-    def _late(self, sequences: Iterable[Sequence]) -> list[Lease]:
-        """Return the leases that sequences wait for, and note since when they do."""
-        now, late = self._clock(), []
-        for sequence in sequences:
-            if sequence.lease is not None and not sequence.lease.is_ready:
-                if sequence.late_since is None:
-                    sequence.late_since = now
-                late.append(sequence.lease)
-        return late
+    @property
+    def _own(self) -> list[Lease]:
+        """The sequences' own leases."""
+        return [sequence.lease for sequence in self.holders if sequence.lease is not None]
+
+    @property
+    def _late(self) -> list[Sequence]:
+        """The sequences whose own lease is not ready."""
+        return [each for each in self.holders if each.lease is not None and not each.lease.is_ready]
+
+    def _note_late(self) -> int:
+        """Note since when sequences are late; return how many are."""
+        now, late = self._clock(), self._late
+        for sequence in late:
+            if sequence.late_since is None:
+                sequence.late_since = now
+        return len(late)
+
+    def _queued(self, chunk: Chunk) -> Chunk:
+        """Ask for a chunk's rows by a lease of its own."""
+        lease = self.memory.lease(chunk.sequence.pending(min(chunk.length, self._most_kept)))
+        self._keep(chunk.sequence, lease)
+        return Chunk(chunk.sequence, len(lease), lease)
+
+    def _keep(self, sequence: Sequence, lease: Lease) -> None:
+        sequence.lease = lease
+        self.holders[sequence] = None
+
+    def _forget(self, sequence: Sequence) -> None:
+        sequence.lease = None
+        del self.holders[sequence]
 
 
 def _keys(chunks: Items[Chunk]) -> npt.NDArray[np.int64]:
     """Return the row keys of chunks, one chunk after another."""
-    single = [sequence.keys[sequence.num_computed] for sequence, length, _ in chunks if length == 1]
-    if len(single) == len(chunks):
-        return np.array(single, dtype=np.int64)
+    if all(length == 1 for _, length, _ in chunks):
+        return next_keys([sequence for sequence, _, _ in chunks])
     return np.concatenate([chunk.sequence.pending(chunk.length) for chunk in chunks])
 
 

@@ -52,8 +52,21 @@ class FakeRunner:
         """What a sequence's tokens are to the model: a number for each."""
         return sequence.ids
 
-    def run(self, chunks, rows, alpha_NL=None):
+    def check_batch(self, batch, chunks):
+        """See that a batch says of its sequences what they say themselves, and that they have no more than that."""
+        sequences = [chunk.sequence for chunk in chunks]
+        assert sequences == batch.sequences
+        assert [1] * len(chunks) == [chunk.length for chunk in chunks] == [each.num_pending for each in sequences]
+        assert [each.num_computed for each in sequences] == batch.positions_N.tolist()
+        assert [each.ids[-1] for each in sequences] == batch.ids_N.tolist()
+        assert [each.keys[-1] for each in sequences] == batch.keys_N.tolist()
+        assert [each.sampled for each in sequences] == batch.sampled
+        assert all(each.state.generates for each in sequences)
+
+    def run(self, chunks, rows, alpha_NL=None, batch=None):
         assert alpha_NL is None
+        if batch is not None:
+            self.check_batch(batch, chunks)
         assert 0 < len(chunks) <= self.max_num_seqs
         assert sum(chunk.length for chunk in chunks) <= self.max_num_batched_tokens
         starts = [chunk.sequence.num_computed for chunk in chunks]

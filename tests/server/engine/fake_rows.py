@@ -40,13 +40,14 @@ class ClockedStorage(StepStorage):
 class FakeBatch:
     """The rows of a step, for a fake model to look at."""
 
-    def __init__(self, memory, leases):
-        self.memory, self.leases = memory, leases
+    def __init__(self, memory, leases, places):
+        self.memory, self.leases, self.places = memory, leases, places
 
     def check(self, keys):
         """See that these are the rows of so many tokens, in their order."""
         assert all(lease.is_ready for lease in self.leases), "a row is not there"
-        assert keys == [key for lease in self.leases for key in lease.keys.tolist()]
+        leased = np.concatenate([lease.keys for lease in self.leases])
+        assert keys == (leased if self.places is None else leased[self.places]).tolist()
         for lease in self.leases:
             assert np.array_equal(payload(self.memory.pager, lease), self.memory.rows_of(lease.keys))
 
@@ -89,8 +90,8 @@ class FakeMemory(PagedMemory):
             found[place.mask(keys)] = storage.rows[keys[place.mask(keys)] - place.start]
         return found
 
-    def rows(self, leases):
-        return FakeBatch(self, leases)
+    def rows(self, leases, places=None):
+        return FakeBatch(self, leases, places)
 
     def _poll(self):
         for storage in self.storages:

@@ -75,11 +75,11 @@ class Recorder:
         self._run, self._scores = engine.runner.run, engine.runner.scores
         engine.runner.run, engine.runner.scores = self.run, self.score
 
-    def run(self, chunks, rows, alpha_NL=None):
+    def run(self, chunks, rows, alpha_NL=None, batch=None):
         self.chunks.append(
             [(each.sequence.state.request.request_id, each.sequence.num_computed, each.length) for each in chunks]
         )
-        return self._run(chunks, rows, alpha_NL)
+        return self._run(chunks, rows, alpha_NL, batch)
 
     def score(self, hidden_Nd, positions):
         self.scores.append(self._scores(hidden_Nd, positions))

@@ -205,11 +205,11 @@ def test_the_same_pack_loaded_twice_is_loaded_once(small_model, packs):
 def test_unloading_frees_the_keys(small_model, exact, packs, memory):
     with started(small_model, memory=memory, **options(packs, "a", "b")) as engine:
         run_all(engine, *mixed_requests()[:3])
-        ranges = {pack.name: pack.keys for pack in engine._packs.loaded}
+        ranges = {pack.name: pack.keys for pack in engine._intake._packs.loaded}
         engine.answer(UnloadPack(name="a"))
         engine.check_integrity()
         engine.answer(LoadPack(name="c", directory=str(packs / "c")))
-        assert ranges["a"].start == engine._packs.named("c").keys.start
+        assert ranges["a"].start == engine._intake._packs.named("c").keys.start
         outcomes = run_all(engine, asked("with c", "c"), asked("with b", "b"), asked("plain"))
     assert_exact(exact, packs, [asked("with c", "c"), asked("with b", "b"), asked("plain")], outcomes)
 

@@ -174,7 +174,7 @@ def test_without_scaled_requests_the_model_is_not_told_of_shares(small_model):
     with started(small_model) as engine:
         told = []
         run = engine.runner.run
-        engine.runner.run = lambda chunks, rows, alpha_NL: told.append(alpha_NL) or run(chunks, rows, alpha_NL)
+        engine.runner.run = lambda chunks, rows, alpha_NL, _: told.append(alpha_NL) or run(chunks, rows, alpha_NL)
         run_all(engine, asked("half", [5], max_tokens=2))
         run_all(engine, asked("all", [5], max_tokens=3))
     assert [False, False, True, True, True] == [alpha_NL is None for alpha_NL in told]

@@ -69,11 +69,11 @@ class PackRunner(FakeRunner):
         pack = sequence.state.pack
         return sequence.ids if pack is None else [pack.mark(token_id) for token_id in sequence.ids]
 
-    def run(self, chunks, rows, alpha_NL=None):
+    def run(self, chunks, rows, alpha_NL=None, batch=None):
         for chunk in chunks:
             pack = chunk.sequence.state.pack
             assert pack is None or pack.keys in rows.memory._attached, "a pack went while it was used"
-        return super().run(chunks, rows, alpha_NL)
+        return super().run(chunks, rows, alpha_NL, batch)
 
 
 class PacksMachine(RuleBasedStateMachine):

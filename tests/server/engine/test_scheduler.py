@@ -3,6 +3,7 @@
 import math
 from unittest import mock
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -267,7 +268,7 @@ def test_a_waiting_request_has_its_rows_brought():
     steps(engine, 2)
     engine.add(request("second", [7, 8], max_tokens=1))
     steps(engine, 2)
-    assert engine.memory.resident(engine.scheduler.waiting[0].pending(2)).all()
+    assert not len(engine.memory.absent(engine.scheduler.waiting[0].pending(2)))
 
 
 def test_aborting_a_request_that_waits_ends_its_prefetch():
@@ -390,37 +391,76 @@ def test_closing_twice_ends_everything_once():
     run_all(engine)
 
 
-ARRIVALS = st.lists(
-    st.none() | st.tuples(st.integers(1, 12), st.integers(1, 14), st.integers(-1, 1)) | st.integers(0, 9),
-    min_size=1,
-    max_size=40,
+REQUESTS = st.fixed_dictionaries(
+    {
+        "length": st.integers(1, 12),
+        "max_tokens": st.integers(1, 14),
+        "priority": st.integers(-1, 1),
+        "n": st.sampled_from([1, 1, 1, 2]),
+        "stop_token_ids": st.lists(st.integers(0, 23), max_size=2),
+        "ignore_eos": st.booleans(),
+        "return_tiers": st.booleans(),
+        "logprobs": st.sampled_from([None, None, 1]),
+    }
 )
-"""Before each step: nothing, a request (length of the prompt, tokens, priority), or the end of an earlier one."""
+EVENTS = st.lists(st.none() | st.none() | REQUESTS | st.integers(0, 9), min_size=1, max_size=40)
+"""Before each step: nothing, a request, or the end of an earlier one."""
+
+
+def prompt_of(length, number):
+    return [1 + (number * 7 + place) % 23 for place in range(length)]
 
 
 @settings(deadline=None)
-@given(ARRIVALS, st.integers(5, 24), st.integers(0, 3), st.sampled_from([0.0, 0.0005, 0.003]), st.integers(12, 64))
-def test_steps_that_are_repeated_are_those_that_would_be_chosen(arrivals, num_slots, host_slots, delay, num_blocks):
+@given(EVENTS, st.integers(5, 24), st.integers(0, 3), st.sampled_from([0.0, 0.0005, 0.003]), st.integers(12, 64))
+def test_steps_that_are_alike_are_those_that_would_be_chosen(events, num_slots, host_slots, delay, num_blocks):
     def served():
         memory = FakeMemory(num_slots, host_slots=host_slots, delay=delay)
         engine = make_engine(memory, num_blocks=num_blocks, defer_after=0.1)
-        outcomes, count = Outcomes(), 0
-        for event in arrivals:
-            if isinstance(event, tuple):
-                length, num_tokens, priority = event
-                prompt = [1 + (count * 7 + place) % 23 for place in range(length)]
-                engine.add(request(str(count), prompt, max_tokens=num_tokens, priority=priority))
+        told, count = [], 0
+        for event in events:
+            if isinstance(event, dict):
+                asked = {name: value for name, value in event.items() if name != "length"}
+                engine.add(request(str(count), prompt_of(event["length"], count), **asked))
                 count += 1
             elif event is not None:
                 engine.abort(str(event))
-            steps(engine, 1, outcomes)
+            told.append(engine.step())
+            engine.check_integrity()
         while engine.has_work:
-            steps(engine, 1, outcomes)
-        return engine.runner.steps, outcomes.tokens
+            told.append(engine.step())
+            engine.check_integrity()
+        stats = msgspec.structs.replace(engine.stats(), resident_bytes=0)
+        return engine.runner.steps, told, stats, engine.runner.slots
 
-    repeated = served()
-    with mock.patch.object(Scheduler, "_note_repeatable"):
-        assert served() == repeated
+    alike = served()
+    with mock.patch.object(Scheduler, "_lasting_batch", return_value=None):
+        assert served() == alike
+
+
+def test_a_token_that_would_end_another_output_ends_none():
+    engine = make_engine(FakeMemory(24).warm())
+    tokens = {name: reference(request(name, [number], max_tokens=9), 0)[0] for number, name in enumerate("ab", 1)}
+    only_a = next(token_id for token_id in tokens["a"][2:] if token_id not in tokens["b"])
+    outcomes = run_all(
+        engine,
+        request("a", [1], max_tokens=9),
+        request("b", [2], max_tokens=9, stop_token_ids=[only_a]),
+    )
+    assert [tokens["a"], tokens["b"]] == [outcomes.tokens["a", 0], outcomes.tokens["b", 0]]
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.2 * STEP_SECONDS])
+def test_a_row_that_is_waited_for_makes_no_other_step(delay):
+    engine = make_engine(FakeMemory(5, delay=delay), defer_after=math.inf)
+    for name in "abcd":
+        engine.add(request(name, prompt_of(1, ord(name)), max_tokens=30))
+    steps(engine, 6)
+    before = engine.stats().memory["major_faults"]
+    with mock.patch.object(Scheduler, "_choose", side_effect=AssertionError("all can run")):
+        steps(engine, 10)
+    assert before < engine.stats().memory["major_faults"]
+    assert {("a", "b", "c", "d")} == {tuple(names_of(step)) for step in engine.runner.steps[-10:]}
 
 
 def test_a_busy_engine_repeats_its_steps():
@@ -429,4 +469,4 @@ def test_a_busy_engine_repeats_its_steps():
         engine.add(request(name, [1], max_tokens=9))
     steps(engine, 2)
     with mock.patch.object(Scheduler, "_choose", side_effect=AssertionError("nothing has changed")):
-        steps(engine, 1)
+        steps(engine, 6)  # blocks are filled meanwhile

@@ -112,7 +112,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.take(self.engine.step())
         self.engine.check_integrity()
         # Of those that waited none has begun while a better one could have.
-        begun = [sequence for sequence in were_waiting if sequence not in scheduler.waiting]
+        begun = [sequence for sequence in were_waiting if sequence in scheduler.started]
         first = next((sequence for sequence in could_begin if sequence in scheduler.waiting), None)
         if begun and first is not None:
             assert max(sequence.order for sequence in begun) < first.order

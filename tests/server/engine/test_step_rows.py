@@ -72,7 +72,7 @@ def test_a_late_row_is_waited_for_once():
     before = rows.memory.clock()
     assert [] == rows.hold([chunk]).chunks
     assert 1.0 == rows.memory.clock() - before
-    rows.wait([late], 0.02)
+    rows.wait(0.02)
     assert rows.chunk(late, 1, 23) is None
 
 
@@ -98,7 +98,7 @@ def test_what_a_step_held_is_given_back_after_it():
     rows.memory.release(rows.memory.lease(there.pending(1)))
     rows.memory.poll()
     step = rows.hold([rows.chunk(each, 1, 20) for each in (late, there)])
-    assert [there, late] == [chunk.sequence for chunk in step.chunks]
+    assert [late, there] == [chunk.sequence for chunk in step.chunks]
     assert 2 == rows.memory.stats().device_leased_rows
     rows.finish(step, 0.5)
     assert 0 == rows.memory.stats().device_leased_rows
@@ -109,10 +109,10 @@ def test_a_sequence_that_waits_too_long_is_given_up():
     rows = step_rows(delay=math.inf)
     late = sequence(20)
     rows.ask([late])
-    rows.wait([late], 0.02)
-    assert [] == rows.failures([late])
+    rows.wait(0.02)
+    assert [] == rows.failures()
     rows.memory.clock.now += 5.0
-    ((failed, error),) = rows.failures([late])
+    ((failed, error),) = rows.failures()
     assert (late, "a row did not arrive within 5 s; the storage answers too slowly") == (failed, str(error))
 
 
@@ -120,9 +120,9 @@ def test_time_out_of_the_step_counts_as_the_sequences_own():
     rows = step_rows(delay=0.03)
     late = sequence(20)
     rows.ask([late])
-    rows.wait([late], 0.02)
-    rows.wait([late], 0.02)
+    rows.wait(0.02)
+    rows.wait(0.02)
     step = rows.hold([rows.chunk(late, 1, 23)])
-    rows.note_deferred(step, [late])
+    rows.note_deferred(step)
     assert 0.03 == pytest.approx(late.state.stall_seconds)
     assert 0.03 == pytest.approx(rows.stall_seconds)
