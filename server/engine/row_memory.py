@@ -128,7 +128,7 @@ class PagedMemory:
     def absent(self, keys: Keys) -> Places:
         """Return where in `keys` those are whose rows are not on the device now."""
         there = self.pager.resident(keys)
-        return _NOWHERE if there.all() else np.flatnonzero(~there)
+        return _NOWHERE if np.count_nonzero(there) == len(there) else np.flatnonzero(~there)
 
     def rows(self, leases: Sequence[Lease], places: Places | None = None) -> Rows:
         """Return the rows of ready leases, one after another or those in `places`."""

@@ -56,19 +56,16 @@ class Runner:
             if hidden_Nd is not None:
                 return hidden_Nd
         if batch is not None:
-            lengths, starts = [1] * len(batch), batch.positions_N.tolist()
+            lengths, stops, tables = [1] * len(batch), (batch.positions_N + 1).tolist(), batch.tables
             ids, positions = batch.ids_N, batch.positions_N
         else:
-            lengths, starts = [chunk.length for chunk in chunks], [chunk.sequence.num_computed for chunk in chunks]
-            spans = [range(start, start + length) for start, length in zip(starts, lengths, strict=True)]
-            ids = _joined(chunk.sequence.ids[span.start : span.stop] for chunk, span in zip(chunks, spans, strict=True))
-            positions = _joined(spans)
-        context = PagedContext(
-            cache=self.cache,
-            query_lengths=lengths,
-            context_lengths=[start + length for start, length in zip(starts, lengths, strict=True)],
-            block_tables=[chunk.sequence.table for chunk in chunks],
-        )
+            lengths, tables = [chunk.length for chunk in chunks], [chunk.sequence.table for chunk in chunks]
+            starts = [chunk.sequence.num_computed for chunk in chunks]
+            stops = [start + length for start, length in zip(starts, lengths, strict=True)]
+            spans = [*zip(chunks, starts, stops, strict=True)]
+            ids = _joined(chunk.sequence.ids[start:stop] for chunk, start, stop in spans)
+            positions = _joined(range(start, stop) for _, start, stop in spans)
+        context = PagedContext(cache=self.cache, query_lengths=lengths, context_lengths=stops, block_tables=tables)
         ids_N, positions_N = (torch.from_numpy(each).to(self.device) for each in (ids, positions))
         out_Nd: Tensor = self.model(ids_N, positions_N, context, rows, alpha_NL)
         return out_Nd

@@ -43,6 +43,7 @@ class DecodeBatch:
     def __init__(self, sequences: Items[Sequence], *, block_size: int) -> None:
         self.sequences = [*sequences]
         self.chunks = [Chunk(sequence, 1) for sequence in sequences]
+        self.tables = [sequence.table for sequence in sequences]
         self.sampled = [sequence.sampled for sequence in sequences if sequence.sampled is not None]
         self.ids_N: Integers = np.array([sequence.ids[-1] for sequence in sequences], dtype=np.int64)
         """The tokens."""
@@ -54,18 +55,16 @@ class DecodeBatch:
         self._ends = frozenset[int]().union(*(sequence.state.ends for sequence in sequences))
         self._num_left = min(sequence.state.most_tokens - len(sequence.ids) for sequence in sequences)
         self._block_size = block_size
+        self.at_block_end = self._find_block_ends()
+        """The sequences whose tokens do not go to the block of the token before."""
 
     def __len__(self) -> int:
         return len(self.sequences)
 
-    @property
-    def at_block_end(self) -> list[Sequence]:
-        """The sequences whose tokens do not go to the block of the token before."""
-        return [self.sequences[index] for index in np.flatnonzero(self.positions_N % self._block_size == 0).tolist()]
-
     def note_computed(self) -> None:
         """Go past the tokens: they have been computed. `take` follows, unless the batch is over."""
         self.positions_N = self.positions_N + 1
+        self.at_block_end = self._find_block_ends()
         for sequence in self.sequences:
             sequence.num_computed += 1
 
@@ -83,6 +82,10 @@ class DecodeBatch:
         self.ids_N = np.array(token_ids, dtype=np.int64)
         self.keys_N = self.ids_N if self._has_base_rows else next_keys(self.sequences)
         return True
+
+    def _find_block_ends(self) -> list[Sequence]:
+        (places,) = (self.positions_N % self._block_size == 0).nonzero()
+        return [self.sequences[place] for place in places.tolist()]
 
 
 @dataclass(frozen=True)

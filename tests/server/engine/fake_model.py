@@ -61,6 +61,7 @@ class FakeRunner:
         assert [each.ids[-1] for each in sequences] == batch.ids_N.tolist()
         assert [each.keys[-1] for each in sequences] == batch.keys_N.tolist()
         assert [each.sampled for each in sequences] == batch.sampled
+        assert [each.table for each in sequences] == batch.tables
         assert all(each.state.generates for each in sequences)
 
     def run(self, chunks, rows, alpha_NL=None, batch=None):
