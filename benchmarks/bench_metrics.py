@@ -32,7 +32,7 @@ from server.engine.scheduler import Counters
 from server.engine.sequence import RequestState, Sequence
 from server.engine.starting import start_engine
 from server.engine.statistics import StepTally
-from server.engine.step_rows import Chunk, Step
+from server.engine.step import Chunk, Step
 from server.http.choice import Gain
 from server.http.metrics.requests import RequestMetrics
 from server.http.pace import Pace
