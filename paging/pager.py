@@ -231,7 +231,7 @@ class Pager:
 
     def read_ahead(self, seconds: float) -> None:
         """Start reading for prefetches what may arrive in the next seconds, in which the caller has no time to poll."""
-        if not self._admission.is_full:
+        if self._parts.loader.prefetches and not self._admission.is_full:
             self._parts.loader.read_ahead(self._parts.reads.possible(seconds))
 
     def outlook(self, lease: Lease) -> Outlook:

@@ -151,7 +151,7 @@ class BlockPool:
         assert {block: digest for digest, block in self._block_of.items()} == self._digest_of, "digests disagree"
 
     def _is_spare(self, block: int) -> bool:
-        """Whether a block that nobody holds is blank, or cached and none of those that were used lately: half of all."""
+        """Whether a block that nobody holds is blank, or cached and not of the half that was used last."""
         return bool(self._released_at[block] <= self._clock - self._num_cached // 2)
 
     def _forget(self, block: int) -> None:

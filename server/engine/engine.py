@@ -106,6 +106,11 @@ class Engine:
         """Whether `step` has anything to do: requests, or rows that are brought in the background."""
         return self.scheduler.has_work or self._is_bringing
 
+    @property
+    def works_beside(self) -> bool:
+        """Whether the model runs beside the thread that calls `step`: on a GPU."""
+        return self.runner.device.type != "cpu"
+
     def add(self, request: Request) -> None:
         """Queue a request; its prompt's rows are brought from now on.
 
@@ -135,8 +140,11 @@ class Engine:
         self._forget_if_over(state)
 
     @torch.inference_mode()
-    def step(self) -> list[RequestOutput]:
-        """Do one step and return what requests gained; waits for rows for a moment where nothing can run."""
+    def step(self, meanwhile: Callable[[], None] = lambda: None) -> list[RequestOutput]:
+        """Do one step and return what requests gained; waits for rows for a moment where nothing can run.
+
+        meanwhile: called in the middle of the step where there is time, while a GPU works on it or rows are awaited.
+        """
         outputs = StepOutputs(row_bytes=self._row_bytes)
         if self._keeper is not None:
             self._keeper.tick()
@@ -147,13 +155,13 @@ class Engine:
             return outputs.messages()  # before anything else can go wrong or be waited for
         step = self.scheduler.schedule()
         if step is None:
+            meanwhile()
             self._wait()
             return outputs.messages()
         started = self._clock()
         tiers = note_tiers(step)
         try:
-            alpha_NL = self.runner.alpha(step.chunks) if self._scaled else None
-            hidden_Nd = self.runner.run(step.chunks, self._memory.rows(step.leases, step.places), alpha_NL, step.batch)
+            hidden_Nd = self._run(step, meanwhile)
             broken = [] if step.batch is not None else score_prompts(self.runner, step.chunks, hidden_Nd)
             ends, tokens = self._sample(step, hidden_Nd)
         except BaseException as error:
@@ -204,6 +212,14 @@ class Engine:
             self.scheduler.rows.wait(_IDLE_WAIT)
         elif self._is_bringing:
             self._memory.idle(_SEED_WAIT)
+
+    def _run(self, step: Step, meanwhile: Callable[[], None]) -> Tensor:
+        alpha_NL = self.runner.alpha(step.chunks) if self._scaled else None
+        rows = self._memory.rows(step.leases, step.places)
+        hidden_Nd = self.runner.run(step.chunks, rows, alpha_NL, step.batch)
+        if self.works_beside:
+            meanwhile()  # the model has been queued, the draw is not waited for yet
+        return hidden_Nd
 
     def _sample(self, step: Step, hidden_Nd: Tensor) -> tuple[list[int], SampledTokens | None]:
         """Return which chunks end with a new token, by their number in the step, and the tokens."""

@@ -83,6 +83,10 @@ class RowMemory(Protocol):
         """Keep bringing rows ahead, for `timeout` seconds at most."""
         ...
 
+    def read_ahead(self, seconds: float) -> None:
+        """Start bringing what can be brought ahead while nobody polls for so many seconds."""
+        ...
+
     def rows(self, leases: Sequence[Lease], places: Places | None = None) -> Rows | None:
         """Return the rows of ready leases, one after another; None where the model has no memory.
 
@@ -119,6 +123,7 @@ class PagedMemory:
         self.wait_for = pager.wait_for
         self.wait_any = pager.wait_any
         self.idle = pager.idle
+        self.read_ahead = pager.read_ahead
 
     @property
     def leasable_rows(self) -> int:
@@ -248,6 +253,9 @@ class WholeMemory:
         """No lease waits."""
 
     def idle(self, timeout: float) -> None:
+        """Nothing is brought ahead."""
+
+    def read_ahead(self, seconds: float) -> None:
         """Nothing is brought ahead."""
 
     def rows(self, leases: Sequence[Lease], places: Places | None = None) -> Rows | None:

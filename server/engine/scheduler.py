@@ -100,6 +100,7 @@ class Scheduler:
         if not step.chunks:
             return None
         self.num_deferred = self.rows.note_deferred(step)
+        self.rows.memory.read_ahead(self.rows.step_seconds)
         return step
 
     def _all_of(self, batch: DecodeBatch) -> list[Chunk] | None:

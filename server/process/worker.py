@@ -67,8 +67,12 @@ class EngineLike(Protocol):
     def abort(self, request_id: str, choice: int | None = None) -> None:
         """End a request or one of its choices; unknown ids are ignored."""
 
-    def step(self) -> list[RequestOutput]:
-        """Do one step."""
+    @property
+    def works_beside(self) -> bool:
+        """Whether a step's work goes on beside the thread that calls `step`."""
+
+    def step(self, meanwhile: Callable[[], None]) -> list[RequestOutput]:
+        """Do one step, and call `meanwhile` once its work goes on beside this thread, if it does."""
 
     def stats(self) -> EngineStats:
         """Return a snapshot."""
@@ -130,6 +134,9 @@ class _Worker:
         self._signals = signals
         self._engine: EngineLike | None = None
         self._is_ending = False
+        self._untold: Sequence[RequestOutput] = ()
+        self._too_long: list[str] = []
+        """Requests whose outputs cannot be sent; given up between two steps."""
         self._connection = Connection(sock, on_end=self._leave)
 
     def run(self, config: bytes, make_engine: MakeEngine) -> int:
@@ -152,6 +159,7 @@ class _Worker:
         except Exception as error:  # noqa: BLE001 whatever it is, requests wait for an answer
             # The engine is not closed: what it would save may be as broken as it is.
             traceback.print_exc()
+            self._tell()
             return self._fail(f"the engine broke: {_named(error)}", BROKEN)
         self._connection.close(_LAST_WAIT)
         return OK
@@ -167,7 +175,23 @@ class _Worker:
             was_busy = is_busy
             self._take(engine, _IDLE_WAIT if not is_busy else 0.0 if has_room else _ROOM_WAIT)
             if has_room and engine.has_work and not self._is_ending:
-                self._send_outputs(engine, engine.step())
+                self._step(engine)
+        self._tell()
+
+    def _step(self, engine: EngineLike) -> None:
+        """Do a step; where a device works beside this thread, tell of its outputs while it works on the next one."""
+        outputs = engine.step(self._tell)
+        self._tell()  # where it was not called for
+        self._untold = outputs
+        if not engine.works_beside or not engine.has_work:
+            self._tell()
+        while self._too_long:
+            engine.abort(self._too_long.pop())
+
+    def _tell(self) -> None:
+        """Send the last step's outputs, unless they have been sent; the engine may be in the middle of a step."""
+        outputs, self._untold = self._untold, ()
+        self._send_outputs(outputs)
 
     def _take(self, engine: EngineLike, timeout: float) -> None:
         """Give the engine all that has come, waiting for the first message `timeout` seconds at most."""
@@ -190,7 +214,7 @@ class _Worker:
             except QueueFullError as error:
                 self._connection.send(Refused(request_id=message.request_id, message=str(error), is_overload=True))
 
-    def _send_outputs(self, engine: EngineLike, outputs: Sequence[RequestOutput]) -> None:
+    def _send_outputs(self, outputs: Sequence[RequestOutput]) -> None:
         """Send outputs in one message, or in several where that would be too long."""
         if not outputs:
             return
@@ -199,10 +223,10 @@ class _Worker:
         except FrameError as error:
             if len(outputs) > 1:
                 middle = len(outputs) // 2
-                self._send_outputs(engine, outputs[:middle])
-                self._send_outputs(engine, outputs[middle:])
+                self._send_outputs(outputs[:middle])
+                self._send_outputs(outputs[middle:])
                 return
-            engine.abort(outputs[0].request_id)
+            self._too_long.append(outputs[0].request_id)
             message = f"the output cannot be sent: {error}; ask for fewer log probabilities"
             self._connection.send(Refused(request_id=outputs[0].request_id, message=message, param="logprobs"))
 

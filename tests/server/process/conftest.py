@@ -41,10 +41,10 @@ async def clients(control):
         yield make
 
 
-@pytest.fixture
-async def client(clients):
-    """A client whose engine is ready."""
-    client = clients()
+@pytest.fixture(params=["well", "beside"])
+async def client(clients, request):
+    """A client whose engine is ready; one that works on its own thread, or beside it."""
+    client = clients(request.param)
     await client.start()
     await client.wait_ready(PATIENCE)
     return client

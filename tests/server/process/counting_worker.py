@@ -29,7 +29,8 @@ threading.Thread(target=threading.Event().wait, name="a library's", daemon=True)
 class CountingEngine:
     """Gives every choice of every request the tokens 0, 1, 2, ... one in a step."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *, works_beside):
+        self.works_beside = works_beside
         self._folder = folder
         self._requests = {}
         self._steps = self._tokens = self._aborts = 0
@@ -50,7 +51,9 @@ class CountingEngine:
         if choice is None:
             self._requests.pop(request_id, None)
 
-    def step(self):
+    def step(self, meanwhile):
+        if self.works_beside:
+            meanwhile()
         outputs = []
         for request_id, (request, done) in list(self._requests.items()):
             kind = request.prompt_ids[0]
@@ -147,7 +150,7 @@ def load(folder, config, on_progress):
             threading.Event().wait()
         case "terse":
             frames.MAX_FRAME_BYTES = SMALL_FRAME
-    return CountingEngine(folder), INFO
+    return CountingEngine(folder, works_beside=trouble == "beside"), INFO
 
 
 if __name__ == "__main__":
