@@ -62,6 +62,8 @@ class PagedContext:
     """Positions of each sequence once the new tokens are in: a sequence's queries are its last positions."""
     block_tables: Sequence[BlockTable]
     """Each sequence's blocks, for all of those positions."""
+    slots: Tensor | None = None
+    """The slot that each new token's keys and values go to, int64; None: those that the blocks say."""
 
     def attend(self, layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor) -> Tensor:
         """Store the new keys and values, then attend to the whole contexts, [N, H, D]."""
@@ -101,6 +103,8 @@ class PagedContext:
     @cached_property
     def slot_mapping(self) -> Tensor:
         """The slot that each new token's keys and values go to, int64."""
+        if self.slots is not None:
+            return self.slots
         slots: list[int] = []
         for table, context, queries in self._sequences:
             if queries == 1:

@@ -23,7 +23,7 @@ def check_integrity(parts: Parts) -> None:
     _check_holds(parts)
     _check_promises(parts)
     _check_asks(parts)
-    _law(len(parts.reads.under_way) <= parts.reads.depth, "no more reads are under way than allowed")
+    _law(len(parts.reads.under_way) <= parts.reads.most, "no more reads are under way than allowed")
 
 
 def _check_tier(tier: SlotMap, landing: set[int], name: str) -> None:

@@ -126,9 +126,14 @@ class Reads:
         """Further reads that may be started."""
         return self.depth - len(self.under_way)
 
+    @property
+    def most(self) -> int:
+        """Reads under way that there can ever be."""
+        return _MOST_DEPTHS * self.depth
+
     def possible(self, seconds: float) -> int:
         """Return how many reads under way may be expected to end in so many seconds, with a margin of as many again."""
-        return min(self._pace.expect(seconds) // 2, _MOST_DEPTHS * self.depth)
+        return min(self._pace.expect(seconds) // 2, self.most)
 
     def num_for(self, origin: Origin) -> int:
         """Return how many reads are under way for one reason."""

@@ -55,7 +55,9 @@ class Runner:
             hidden_Nd = self.graphs.run(chunks, rows)
             if hidden_Nd is not None:
                 return hidden_Nd
+        slots = None
         if batch is not None:
+            slots = torch.from_numpy(batch.slots()).to(self.device)
             lengths, stops, tables = [1] * len(batch), (batch.positions_N + 1).tolist(), batch.tables
             ids, positions = batch.ids_N, batch.positions_N
         else:
@@ -65,7 +67,9 @@ class Runner:
             spans = [*zip(chunks, starts, stops, strict=True)]
             ids = _joined(chunk.sequence.ids[start:stop] for chunk, start, stop in spans)
             positions = _joined(range(start, stop) for _, start, stop in spans)
-        context = PagedContext(cache=self.cache, query_lengths=lengths, context_lengths=stops, block_tables=tables)
+        context = PagedContext(
+            cache=self.cache, query_lengths=lengths, context_lengths=stops, block_tables=tables, slots=slots
+        )
         ids_N, positions_N = (torch.from_numpy(each).to(self.device) for each in (ids, positions))
         out_Nd: Tensor = self.model(ids_N, positions_N, context, rows, alpha_NL)
         return out_Nd

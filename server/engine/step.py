@@ -55,16 +55,31 @@ class DecodeBatch:
         self._ends = frozenset[int]().union(*(sequence.state.ends for sequence in sequences))
         self._num_left = min(sequence.state.most_tokens - len(sequence.ids) for sequence in sequences)
         self._block_size = block_size
-        self.at_block_end = self._find_block_ends()
-        """The sequences whose tokens do not go to the block of the token before."""
+        self._blocks_N: Integers = np.zeros(len(sequences), dtype=np.int64)  # that the tokens' keys and values go to
+        self._in_new_blocks = [*range(len(sequences))]  # places of tokens whose blocks are yet to be looked up
+        self._block_ends = self._find_block_ends()
 
     def __len__(self) -> int:
         return len(self.sequences)
 
+    @property
+    def at_block_end(self) -> list[Sequence]:
+        """The sequences whose tokens do not go to the block of the token before."""
+        return [self.sequences[place] for place in self._block_ends]
+
+    def slots(self) -> Integers:
+        """Return the slots that the tokens' keys and values go to, [N]; their blocks must be there."""
+        size = self._block_size
+        while self._in_new_blocks:
+            place = self._in_new_blocks.pop()
+            self._blocks_N[place] = self.tables[place].blocks[self.positions_N.item(place) // size]
+        return self._blocks_N * size + self.positions_N % size
+
     def note_computed(self) -> None:
         """Go past the tokens: they have been computed. `take` follows, unless the batch is over."""
         self.positions_N = self.positions_N + 1
-        self.at_block_end = self._find_block_ends()
+        self._block_ends = self._find_block_ends()
+        self._in_new_blocks += self._block_ends
         for sequence in self.sequences:
             sequence.num_computed += 1
 
@@ -83,9 +98,9 @@ class DecodeBatch:
         self.keys_N = self.ids_N if self._has_base_rows else next_keys(self.sequences)
         return True
 
-    def _find_block_ends(self) -> list[Sequence]:
-        (places,) = (self.positions_N % self._block_size == 0).nonzero()
-        return [self.sequences[place] for place in places.tolist()]
+    def _find_block_ends(self) -> list[int]:
+        places: list[int] = np.flatnonzero(self.positions_N % self._block_size == 0).tolist()
+        return places
 
 
 @dataclass(frozen=True)

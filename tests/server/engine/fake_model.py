@@ -62,6 +62,9 @@ class FakeRunner:
         assert [each.keys[-1] for each in sequences] == batch.keys_N.tolist()
         assert [each.sampled for each in sequences] == batch.sampled
         assert [each.table for each in sequences] == batch.tables
+        slots = [each.table.slot(each.num_computed) for each in sequences]
+        if len(self.steps) % 3:  # whether or not somebody asks for them at every step
+            assert slots == batch.slots().tolist()
         assert all(each.state.generates for each in sequences)
 
     def run(self, chunks, rows, alpha_NL=None, batch=None):
