@@ -250,7 +250,7 @@ def test_an_engine_that_is_killed_ends_its_requests_and_comes_back(server, clien
     before = figures(server)["tolbooth_generation_tokens_total"]
     chunks = iter(
         client.completions.create(
-            model="memory", prompt="x", max_tokens=60, stream=True, extra_body={"ignore_eos": True, "n": 4}
+            model="memory", prompt=["x"] * 16, max_tokens=60, stream=True, extra_body={"ignore_eos": True, "n": 4}
         )
     )
     next(chunks)

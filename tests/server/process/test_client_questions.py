@@ -81,6 +81,8 @@ async def hanging(client, control):
     async with client.submit(request(kind=HANG)):
         await asyncio.to_thread((control / "hanging").read_bytes)  # comes when it does
         yield client
+        if client._supervisor.process is not None:
+            client._supervisor.process.kill()  # which would otherwise be given time to end by itself
 
 
 async def test_a_question_that_is_not_answered_in_time_is_given_up(hanging):
