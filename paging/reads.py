@@ -200,6 +200,7 @@ class Reads:
         With `depth` reads under way at once, one ends every `latency / depth` seconds.
         """
         if num_queued:
+            num_queued += max(0, len(self.under_way) - self.depth)  # they start when that many have ended
             return self._latency.expect(self.depth) * (1 + num_queued / self.depth)
         now, longest = self._clock(), 0.0
         for key in keys:

@@ -13,6 +13,7 @@ import os
 import platform
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +43,10 @@ _EVENT = np.dtype([("tag", "<u8"), ("request", "<u8"), ("result", "<i8"), ("seco
 """`struct io_event`."""
 _READ = 0
 _RAISES_SIGNAL = 1
+_DEVICES = Path("/sys/dev/block")
+_USUAL_REQUESTS = 256
+"""That a disk takes at a time, where the system does not say: of a file system over several, or outside of Linux's
+own devices."""
 _AT_ONCE = timespec(0)
 
 # One that lets go of the interpreter's lock, and one that keeps it, for calls that do not wait.
@@ -60,6 +65,24 @@ class Transfer(NamedTuple):
     length: int
     signal: int
     """The event descriptor that is raised when they are there."""
+
+
+def most_requests(descriptor: int) -> int:
+    """Return how many reads may be under way on a file's disk such that starting one more does not wait.
+
+    Linux starts reads at once while the device has requests left (`queue/nr_requests`), and makes who asks for more
+    wait, asleep and deaf to signals. A quarter is left to others.
+    """
+    device = os.fstat(descriptor).st_dev
+    place = _DEVICES / f"{os.major(device)}:{os.minor(device)}"
+    requests = _USUAL_REQUESTS
+    for queue in (place / "queue", place.resolve().parent / "queue"):  # a partition has that of its disk
+        try:
+            requests = int((queue / "nr_requests").read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            continue
+        break
+    return max(1, requests - requests // 4)
 
 
 class AsynchronousReads:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from paging.geometry import PAGE_BYTES, SECTOR_BYTES, round_up
 from paging.rowfiles import RowFiles, RowPlace, shortfall
-from paging.storage.asynchronous import AsynchronousReads, Transfer
+from paging.storage.asynchronous import AsynchronousReads, Transfer, most_requests
 from paging.storage.files import FileStorage, Order
 from paging.storage.protocol import Read
 
@@ -38,7 +38,7 @@ class DirectStorage(FileStorage):
         self._alignment = max(find_alignment(handle) for handle in files.handles())
         self._bounce_bytes = round_up(files.manifest.geometry.row_bytes + self._alignment - 1, PAGE_BYTES)
         self._own = threading.local()
-        self._kernel, refusal = _asynchronous_reads()
+        self._kernel, refusal = _asynchronous_reads(min(most_requests(handle) for handle in files.handles()))
         if self._kernel is None:
             description += f", by threads: the kernel has no asynchronous reads for us ({refusal})"
         self._queued: deque[tuple[Order, Transfer]] = deque()
@@ -112,10 +112,11 @@ class DirectStorage(FileStorage):
         read = order.read
         if result < self.row_bytes or not self._files.is_sound(read.row, read.buffer[: self.row_bytes]):
             again = order._replace(has_failed=True)
-            if self._closed:
-                self._read(again)  # to hear that it is closed; the threads may have ended
-            else:
-                super()._start([again])
+            with self._lock:
+                if not self._closed:
+                    super()._start([again])
+                    return
+            self._read(again)  # to hear that it is closed; the threads may have ended
             return
         read.unfinished, read.finished = max(read.started, looked_at), time.perf_counter()
         order.completions.put(read)
@@ -154,12 +155,12 @@ class DirectStorage(FileStorage):
         return buffer
 
 
-def _asynchronous_reads() -> tuple[AsynchronousReads | None, str]:
-    """Return the kernel's asynchronous reads, or why there are none."""
+def _asynchronous_reads(most: int) -> tuple[AsynchronousReads | None, str]:
+    """Return the kernel's asynchronous reads, at most so many at a time, or why there are none."""
     refusal = ""
     for depth in _KERNEL_DEPTHS:
         try:
-            return AsynchronousReads(depth), ""
+            return AsynchronousReads(min(depth, most)), ""
         except OSError as error:  # for want of room where many processes have asked for some: fs.aio-max-nr
             refusal = os.strerror(error.errno or errno.EINVAL)
     return None, refusal

@@ -147,7 +147,11 @@ class PagedMemory:
     def attach(self, table: Table) -> KeyRange:
         """Let the pager have a further table's rows, read when they are needed as all others are."""
         storage = self._open_rows(table)
-        keys = self.pager.attach(storage)
+        try:
+            keys = self.pager.attach(storage)
+        except BaseException:
+            storage.close()
+            raise
         self._attached[keys] = storage
         return keys
 

@@ -100,7 +100,8 @@ class Scheduler:
         if not step.chunks:
             return None
         self.num_deferred = self.rows.note_deferred(step)
-        self.rows.memory.read_ahead(self.rows.step_seconds)
+        # After a long prompt the mean is long for a while, and who decodes would find the disk busy.
+        self.rows.memory.read_ahead(min(self.rows.step_seconds, self.rows.last_seconds))
         return step
 
     def _all_of(self, batch: DecodeBatch) -> list[Chunk] | None:

@@ -51,6 +51,8 @@ class StepRows:
         self.memory = memory
         self.step_seconds = _FIRST_STEP_SECONDS
         """Running estimate of a step's time."""
+        self.last_seconds = _FIRST_STEP_SECONDS
+        """The last step's time."""
         self.stall_seconds = 0.0
         """Time during which nothing could run."""
         self.holders: dict[Sequence, None] = {}
@@ -181,6 +183,7 @@ class StepRows:
         """Give the rows of a step back, which took so many seconds; None: it did not run."""
         if seconds is not None:
             self.step_seconds += (seconds - self.step_seconds) * _STEP_WEIGHT
+            self.last_seconds = seconds
         for held in step.leases:
             self.memory.release(held)
         if self.holders:

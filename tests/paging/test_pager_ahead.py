@@ -92,6 +92,23 @@ def test_demand_finds_room_where_reads_ahead_have_ended():
     assert 50 in storage.rows_under_way()
 
 
+def test_the_outlook_counts_reads_ahead_that_are_more_than_usual():
+    clock = Clock()
+    pager = make_pager(40, queue_depth=2, prefetch_share=1.0, clock=clock)
+    storage = StepStorage(random_rows(64), clock)
+    pager.attach(storage)
+    pager.prefetch(keys(*range(30)))
+    for _ in range(2):
+        clock.now += 0.01
+        storage.end()
+        pager.poll()
+    usual = pager.outlook(pager.lease(keys(50))).seconds
+    pager.read_ahead(100.0)
+    num_more = len(storage.under_way) - 2
+    assert num_more > 10
+    assert pager.outlook(pager.lease(keys(51))).seconds > usual * num_more / 4
+
+
 def test_demand_goes_before_prefetch():
     pager, storage = pager_with(40, queue_depth=1)
     pager.prefetch(keys(1, 2))

@@ -7,10 +7,18 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from paging import KeysInUseError, LeaseTooLargeError
 from paging.lease import LeaseState
-from tests.paging.pager_fakes import StepStorage, make_pager, payload, random_rows
+from tests.paging.pager_fakes import Clock, StepStorage, make_pager, payload, random_rows
 
 NUM_ROWS = 12
 KEYS = st.lists(st.integers(0, NUM_ROWS - 1), min_size=0, max_size=6)
+
+
+class TickingClock(Clock):
+    """Time that passes with every look at it, and the same in every run."""
+
+    def __call__(self):
+        self.now += 1e-4
+        return self.now
 
 
 class PagerMachine(RuleBasedStateMachine):
@@ -29,10 +37,16 @@ class PagerMachine(RuleBasedStateMachine):
         self.kind = self.kinds[late]
         if self.kind != "cpu":
             host_slots += 1
+        self.clock = TickingClock()
         self.pager = make_pager(
-            num_slots, host_slots=host_slots, queue_depth=queue_depth, prefetch_share=share, kind=self.kind
+            num_slots,
+            host_slots=host_slots,
+            queue_depth=queue_depth,
+            prefetch_share=share,
+            kind=self.kind,
+            clock=self.clock,
         )
-        self.queue_depth = queue_depth
+        self.queue_depth = self.most_under_way = queue_depth
         self.seed = 0
         self.row_of_key = {}
         self.storages = {}
@@ -45,7 +59,7 @@ class PagerMachine(RuleBasedStateMachine):
     def attach(self, num_rows):
         rows = random_rows(num_rows, seed=self.seed)
         self.seed += 1
-        storage = StepStorage(rows)
+        storage = StepStorage(rows, self.clock)
         key_range = self.pager.attach(storage)
         assert key_range.start not in self.storages
         self.storages[key_range.start] = (key_range, storage)
@@ -123,6 +137,11 @@ class PagerMachine(RuleBasedStateMachine):
     def preload(self, numbers):
         return self.pager.preload(np.unique(self.to_keys(numbers)))
 
+    @rule(seconds=st.sampled_from([1e-3, 1.0]))
+    def read_ahead(self, seconds):
+        self.pager.read_ahead(seconds)
+        self.most_under_way = 8 * self.queue_depth
+
     @rule(prefetch=consumes(prefetches))
     def cancel(self, prefetch):
         prefetch.cancel()
@@ -168,7 +187,7 @@ class PagerMachine(RuleBasedStateMachine):
     @invariant()
     def laws_hold(self):
         self.pager.check_integrity()
-        assert sum(len(storage.under_way) for _, storage in self.storages.values()) <= self.queue_depth
+        assert sum(len(storage.under_way) for _, storage in self.storages.values()) <= self.most_under_way
 
     @invariant()
     def leased_values_are_the_rows(self):

@@ -441,7 +441,7 @@ def unfinished(monkeypatch):
 
 @pytest.fixture
 def direct_storage(directory, rows, monkeypatch):
-    monkeypatch.setattr(direct, "_KERNEL_DEPTHS", (8,))
+    monkeypatch.setattr(direct, "most_requests", lambda _descriptor: 8)
     storage = open_direct(directory)
     if "by threads" in storage.description:
         pytest.skip(storage.description)
